@@ -119,7 +119,7 @@ codes! {
     InviteInvalid    "invite_invalid"       422  InvalidArgument    2 "This is not a sigil code";
     PreconditionRequired "precondition_required" 428 FailedPrecondition 2 "An edit must say which state it is of";
     QueueFull        "queue_full"           429  ResourceExhausted  1 "The queue is full";
-    RateLimited      "rate_limited"         429  ResourceExhausted  1 "A tool is used too often";
+    RateLimited      "rate_limited"         429  ResourceExhausted  1 "Asked too often";
     OverBudget       "over_budget"          429  ResourceExhausted  1 "This device is over its budget";
     HeadersTooLarge  "headers_too_large"    431  OutOfRange         2 "The headers are too large";
     Internal         "internal"             500  Internal           1 "Internal error";

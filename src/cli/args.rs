@@ -66,10 +66,14 @@ pub(crate) enum Command {
     Pending,
     /// Approve a device that awaits approval, or tools of a device
     Approve(ApproveArgs),
-    /// Reject a device that awaits approval
+    /// Reject a device that awaits approval, or take the approval of tools of a device back
     Reject {
         /// Its node id, its peer id, or a prefix of one of at least 7 characters
         id: String,
+        /// Take the approval of tools of a member back: of these, or without a name of all. They wait again, and nobody can use
+        /// them meanwhile
+        #[arg(long, value_name = "TOOL", num_args = 0..)]
+        tools: Option<Vec<String>>,
     },
     /// Remove a device from the mesh, for good
     Forget {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::Source;
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
+use crate::doors::questions::Questions;
 use crate::doors::settings::Settings;
 use crate::doors::tokens::Tokens;
 use crate::memory::MemoryHandle;
@@ -53,12 +54,14 @@ pub(crate) struct App {
     pub(super) started_ms: u64,
     /// A place for each backup that may be taken now.
     pub(super) backups: Arc<Semaphore>,
+    /// How often tokens ask about rights.
+    pub(super) questions: Questions,
 }
 
 impl App {
     pub(super) fn new(context: Context, bound: Bound, stop: CancellationToken) -> Self {
         let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
-        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups }
+        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups, questions: Questions::default() }
     }
 
     pub(super) fn mesh(&self) -> &MeshHandle {

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod listen;
 pub mod log_ring;
 pub mod ops;
+mod questions;
 pub mod rest;
 mod seats;
 mod serve;

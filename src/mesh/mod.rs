@@ -9,7 +9,7 @@ pub mod blob_needs;
 mod blob_readers;
 pub mod blobs;
 mod boot;
-mod bucket;
+pub(crate) mod bucket;
 mod call_queries;
 pub mod check_words;
 pub mod clock;

@@ -178,3 +178,91 @@ fn fl_zeroclaw_6984_openclaw_57646_a_revoked_token_opens_nothing_anywhere() {
     wait_until("nor after a crash, once it has heard the others", PATIENCE, || status(&desk, &token) == 401);
     crate::harness::observe(std::time::Duration::from_secs(1), || assert_eq!(status(&desk, &token), 401));
 }
+
+/// Section 2, row 2: a node's id came from what it said of itself, so that whoever knew the shared token could be any device that
+/// was off. Here a name is an owner's to give: who calls itself like another gets another, and nothing that was given to the name.
+#[test]
+fn fl_2_2_who_calls_itself_like_a_device_that_is_off_is_another() {
+    let hub = Home::new("hub").started();
+    let mut lamp = joined(&hub, "lamp", "shared");
+    wait_converged(&[&hub, &lamp], PATIENCE);
+    done(&hub, &["workspace", "add", "home", "--node", "hub"]);
+    done(&hub, &["rule", "allow", "mesh/lamp", "--who", "device:lamp", "--node", "hub", "--tool", "again"]);
+    let may = |home: &Home| home.cli(&["policy", "explain", "me", "hub", "again", "--json"]).json(0)["verdict"].clone();
+    wait_until("it may", PATIENCE, || may(&lamp) == "allow");
+    let real = lamp.peer_id();
+    lamp.stop();
+    wait_until("it is off", PATIENCE, || hub.node_state("lamp").as_deref() == Some("offline"));
+    let waits = hub.call("lamp", "append", 600);
+    // By a code that gives no name, so that it names itself.
+    let twin = Home::new("lamp").started();
+    let code = text(&hub.post("invites", &json!({ "tier": "shared" })).json(), "code").to_owned();
+    assert!((200..300).contains(&twin.join(&code).status));
+    wait_converged(&[&hub, &twin], PATIENCE);
+    assert_eq!(text(&twin.status(), "node_id"), "lamp-2");
+    assert_eq!(hub.get("nodes/lamp").expect(200)["peer_id"], real.as_str());
+    wait_until("it knows the rules", PATIENCE, || may(&twin) == "deny");
+    // Nor by asking for that name.
+    assert!(twin.cli(&["rename", "lamp"]).code != 0 || text(&twin.status(), "node_id") != "lamp");
+    twin.try_call("hub", "again", 60).expect_err("it is another").problem(403);
+    lamp.start();
+    assert_eq!(hub.wait_ended(&waits, PATIENCE)["state"], "done");
+    assert_eq!((lamp.runs_of(&waits), twin.runs_of(&waits)), (vec![1], Vec::new()));
+}
+
+/// Section 2, row 3: `:` in node ids and tool names let two nodes yield one tool name. It is refused wherever a name comes in.
+#[test]
+fn fl_2_3_no_name_has_a_colon_wherever_it_comes_from() {
+    let hub = Home::new("hub").started();
+    let before = std::fs::read_to_string(hub.path("sigil.toml")).expect("the settings");
+    for bad in ["a:b", "a/b", "a\u{0}b", ""] {
+        hub.post("invites", &json!({ "tier": "shared", "node_id": bad })).problem(422);
+        hub.post("rename", &json!({ "node_id": bad })).problem(422);
+        hub.post("calls", &json!({ "node": "hub", "tool": bad })).problem(422);
+        let table = format!("{before}\n[tools.{}]\ncommand = \"true\"\n", Value::from(bad));
+        std::fs::write(hub.path("sigil.toml"), table).expect("it is written");
+        assert!(hub.cli(&["reload"]).code != 0, "{bad:?}");
+    }
+    std::fs::write(hub.path("sigil.toml"), before).expect("it is written");
+    done(&hub, &["reload"]);
+    assert_eq!(text(&hub.status(), "node_id"), "hub");
+    let all = hub.get("tools").expect(200);
+    let names = items(&all).iter().map(|tool| text(tool, "address").to_owned());
+    assert!(names.into_iter().all(|name| name.matches(':').count() == 2 && name.starts_with("node:hub:")), "{all}");
+}
+
+/// Section 2, row 5: queued calls were not looked at again when the node came back with fewer tools or in another workspace.
+#[test]
+fn fl_2_5_what_waits_is_looked_at_again_when_its_node_comes_back_with_less() {
+    let hub = Home::new("hub").started();
+    let mut lamp = joined(&hub, "lamp", "owner");
+    wait_converged(&[&hub, &lamp], PATIENCE);
+    done(&hub, &["person", "add", "mia"]);
+    done(&hub, &["workspace", "add", "home", "--node", "lamp", "--members", "allow"]);
+    done(&hub, &["workspace", "member", "home", "mia"]);
+    let by_mia = hub.cli(&["token", "--for", "mia"]);
+    assert_eq!(by_mia.code, 0, "{by_mia:?}");
+    let by_mia = by_mia.stdout.trim().to_owned();
+    lamp.stop();
+    wait_until("it is off", PATIENCE, || hub.node_state("lamp").as_deref() == Some("offline"));
+    let asks = |tool: &str| {
+        let body = json!({ "node": "lamp", "tool": tool, "ttl_s": 600 });
+        text(&hub.ask_by_token(&by_mia, "POST", "calls", &body).expect(202), "id").to_owned()
+    };
+    let (gone, moved, stays) = (asks("again"), asks("slow"), asks("append"));
+    // It comes back without one tool, and by then another is in another workspace.
+    done(&hub, &["workspace", "add", "other", "--node", "lamp", "--tool", "slow"]);
+    done(&hub, &["workspace", "set", "home", "--tool", "append"]);
+    let settings = std::fs::read_to_string(lamp.path("sigil.toml")).expect("the settings");
+    let fewer = settings.replace("[tools.\"again\"]", "[tools.\"another\"]");
+    assert!(fewer != settings, "{settings}");
+    std::fs::write(lamp.path("sigil.toml"), fewer).expect("it is written");
+    lamp.start();
+    for (id, rules) in [(&gone, ["tool:absent", "workspace:scope"]), (&moved, ["workspace:scope", "default"])] {
+        let ended = hub.wait_ended(id, PATIENCE);
+        let names = rules.iter().any(|rule| text(&ended, "reason").contains(rule));
+        assert!(ended["state"] == "denied" && names, "{ended}");
+        assert!(lamp.runs_of(id).is_empty());
+    }
+    assert_eq!(hub.wait_ended(&stays, PATIENCE)["state"], "done");
+}

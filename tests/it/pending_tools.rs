@@ -99,3 +99,54 @@ fn what_a_device_adds_or_changes_waits_in_one_list_and_the_rest_stays_live() {
     let is_told = |line: &Value| line["edited"] == "tools of panel";
     wait_until("the audit tells who approved", PATIENCE, || items(&hub.get("audit").expect(200)).iter().any(is_told));
 }
+
+/// An approval that was a mistake is taken back: through REST and the command line, of a tool or of all.
+#[test]
+fn an_approval_of_tools_is_taken_back_and_what_waits_for_them_is_refused() {
+    let hub = Home::new("hub").started();
+    let panel = Home::new("panel");
+    declares(&panel, &[("lamp", "turns the lamp on"), ("siren", "wakes the street")]);
+    let mut panel = panel.started();
+    let code = text(&hub.post("invites", &json!({ "tier": "shared", "node_id": "panel" })).json(), "code").to_owned();
+    assert!((200..300).contains(&panel.join(&code).status));
+    wait_converged(&[&hub, &panel], PATIENCE);
+    wait_until("its tools are known", PATIENCE, || hub.tool("node:panel:siren").is_some());
+    let runs = |tool: &str| {
+        let id = hub.call("panel", tool, 60);
+        hub.wait_ended(&id, PATIENCE)["state"].clone()
+    };
+    let refused = |tool: &str| hub.try_call("panel", tool, 60).expect_err("it waits").problem(403)["rule"].clone();
+    assert_eq!(runs("siren"), "done");
+
+    // Nobody had approved any: one is taken out, and all the others count from now on.
+    let told = done(&hub, &["reject", "panel", "--tools", "siren"]);
+    assert!(told.contains("lamp") && !told.contains("siren") && told.contains("sigil pending"), "{told}");
+    assert_eq!(waiting(&hub), [("siren".to_owned(), false)]);
+    assert_eq!((refused("siren"), runs("lamp")), (json!("tool:pending"), json!("done")));
+    declares(&panel, &[("lamp", "turns the lamp on"), ("siren", "wakes the street"), ("heat", "turns the heating on")]);
+    wait_until("it waits too", PATIENCE, || waiting(&hub).len() == 2);
+
+    // What waits for a device that is off is refused when it is back.
+    assert!(done(&hub, &["approve", "panel", "--tools", "siren"]).contains("sigil reject NODE --tools TOOL"));
+    assert_eq!(runs("siren"), "done");
+    panel.stop();
+    wait_until("it is off", PATIENCE, || hub.node_state("panel").as_deref() == Some("offline"));
+    let queued = hub.call("panel", "siren", 600);
+    let left = hub.post("nodes/panel/tools/reject", &json!({ "tools": ["siren"] })).expect(200);
+    assert!(!left["approved"].to_string().contains("siren") && left["approved"].to_string().contains("lamp"), "{left}");
+    panel.start();
+    let ended = hub.wait_ended(&queued, PATIENCE);
+    assert!(ended["state"] == "denied" && text(&ended, "reason").contains("tool:pending"), "{ended}");
+
+    // All of it, and its limits.
+    let token = done(&hub, &["token"]).trim().to_owned();
+    hub.ask_by_token(&token, "POST", "nodes/panel/tools/reject", &json!({})).problem(403);
+    hub.post("nodes/panel/tools/reject", &json!({ "tools": ["nothing"] })).problem(404);
+    hub.post("nodes/nobody/tools/reject", &json!({})).problem(404);
+    hub.post("nodes/panel/tools/reject", &json!({ "tools": null })).problem(422);
+    assert!(panel.cli(&["reject", "panel", "--tools"]).code != 0, "its own device has no say in that");
+    assert_eq!(hub.post("nodes/panel/tools/reject", &json!({})).expect(200)["approved"], json!([]));
+    assert_eq!((refused("lamp"), refused("device.info")), (json!("tool:pending"), json!("tool:pending")));
+    done(&hub, &["approve", "panel", "--tools", "lamp"]);
+    wait_until("it knows", PATIENCE, || runs("lamp") == "done");
+}

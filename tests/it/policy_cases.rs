@@ -263,8 +263,7 @@ impl<'a> World<'a> {
         let cases = self.cases();
         for case in cases.iter().filter(|case| !is_about_one_call(case)) {
             let expected = Self::expected(case);
-            let homes = if by_cli { &self.homes[..1] } else { &self.homes[..] };
-            for home in homes {
+            for home in &self.homes {
                 let told = self.explained(home, case, by_cli);
                 if told != expected {
                     wrong.push(format!("{how} at {}: {} is {told:?}, not {expected:?}", home.name, case["id"]));
@@ -274,6 +273,69 @@ impl<'a> World<'a> {
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         count
+    }
+
+    /// A table of who may use what at a device: verdict and rule, by row, device and tool.
+    fn table(home: &Home, by: &str, workspace: Option<&str>) -> BTreeMap<(String, String, String), (String, String)> {
+        let more = workspace.map(|workspace| format!("&workspace={workspace}")).unwrap_or_default();
+        let told = home.get(&format!("policy/matrix?by={by}{more}")).expect(200);
+        let at = |list: &Json, index: &Json| {
+            list[usize::try_from(index.as_u64().expect("a number")).expect("small")].clone()
+        };
+        let cells = told["cells"].as_array().expect("cells").iter().map(|cell| {
+            let (who, col) = (at(&told["rows"], &cell["row"]), at(&told["cols"], &cell["col"]));
+            let place =
+                (who.as_str().expect("a name").to_owned(), text(&col, "node").into(), text(&col, "tool").into());
+            (place, (text(cell, "verdict").to_owned(), text(cell, "rule").to_owned()))
+        });
+        cells.collect()
+    }
+
+    /// The table is the same at all three peers, and each cell of it is what the same question is answered, and what the case
+    /// about it says. Answers how many cells there are, and how many cases.
+    fn compare_tables(&self) -> (usize, usize) {
+        let (mut wrong, mut cells, mut cases) = (Vec::new(), 0, 0);
+        let all = self.cases();
+        let workspaces: BTreeSet<&str> = all.iter().filter_map(|case| case["workspace"].as_str()).collect();
+        let known = |name: &&str| *name != "mesh" && self.first().get(&format!("workspaces/{name}")).status == 200;
+        let workspaces: Vec<Option<&str>> = workspaces.into_iter().filter(known).map(Some).chain([None]).collect();
+        for by in ["person", "agent", "device"] {
+            for workspace in &workspaces {
+                let table = Self::table(self.first(), by, *workspace);
+                for home in &self.homes[1..] {
+                    assert_eq!(Self::table(home, by, *workspace), table, "{by} {workspace:?} at {}", home.name);
+                }
+                for ((who, node, tool), told) in &table {
+                    let more = workspace.map(|workspace| format!("&workspace={workspace}")).unwrap_or_default();
+                    let path = format!("policy/explain?principal={who}&node={node}&tool={tool}{more}");
+                    let said = self.homes[cells % 3].get(&path).expect(200);
+                    if (text(&said, "verdict"), text(&said, "rule")) != (told.0.as_str(), told.1.as_str()) {
+                        wrong.push(format!("{who} {node} {tool}: the table says {told:?}, not {said}"));
+                    }
+                    cells += 1;
+                }
+                // A table asks at a device of an owner, another than the target, or at the device that asks for itself.
+                let like = |case: &&Json| {
+                    let origin = case["origin"].as_str();
+                    let asks = text(case, "principal").strip_prefix("device:");
+                    let world = self.json["origin"].as_str();
+                    let plain = case["token"].is_null() && !is_about_one_call(case);
+                    let here = if asks.is_some() { origin.or(world) == asks } else { origin.is_none() };
+                    plain && here && case["workspace"].as_str() == *workspace && world != case["node"].as_str()
+                };
+                for case in all.iter().filter(like) {
+                    let place = (text(case, "principal").into(), text(case, "node").into(), text(case, "tool").into());
+                    if let Some(told) = table.get(&place) {
+                        if *told != Self::expected(case) {
+                            wrong.push(format!("{}: the table says {told:?}", case["id"]));
+                        }
+                        cases += 1;
+                    }
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        (cells, cases)
     }
 
     /// Waits for what was said beside the policy: questions that rest on it are answered as the table says.
@@ -450,6 +512,7 @@ fn check(name: &'static str, real: &[&str]) {
     world.wait_said();
     let asked = world.explain_all("set by REST", false);
     assert_eq!(world.explain_all("asked by the command line", true), asked);
+    let (cells, of_table) = world.compare_tables();
     let ended = world.end_at_target();
     let answered = world.answer_calls();
     if !policy.is_empty() {
@@ -468,7 +531,7 @@ fn check(name: &'static str, real: &[&str]) {
         world.explain_all("set by the file", false);
     }
     eprintln!(
-        "{name}: {asked} explained alike, {ended} of them ended by their target, {answered} calls that people answered"
+        "{name}: {asked} explained alike, {of_table} of them in tables of {cells} cells, {ended} of them ended by their target, {answered} calls that people answered"
     );
     assert_eq!(asked + answered, world.cases().len(), "none is left out");
 }

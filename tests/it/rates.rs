@@ -83,3 +83,25 @@ fn p12_a_tool_has_as_many_runs_at_once_as_its_settings_say_and_a_reload_changes_
     assert_eq!((runs.matches("begins").count(), runs.matches("ends").count()), (24, 24));
     assert!(runs.contains("begins\nbegins\n"), "several at once by now: {runs}");
 }
+
+/// Questions about rights are work of the thread that everything waits on: a token of an agent gets so many and no more, and who
+/// sits at the device all.
+#[test]
+fn p12_a_token_that_asks_about_rights_without_end_is_told_when_to_come_back() {
+    let hub = Home::new("hub").started();
+    let token = hub.cli(&["token", "--for", "agent:owner/claude"]);
+    assert_eq!(token.code, 0, "{token:?}");
+    let token = token.stdout.trim();
+    let ask = || hub.ask_by_token(token, "GET", "policy/explain?node=hub&tool=device.info", &Value::Null);
+    let answers: Vec<_> = (0..400).map(|_| ask()).collect();
+    let refused = answers.iter().find(|answer| answer.status == 429).expect("too many");
+    let problem = refused.problem(429);
+    assert_eq!((&problem["code"], &problem["per_s"]), (&json!("rate_limited"), &json!(50)), "{problem}");
+    let after: u64 = refused.header("retry-after").expect("when to try again").parse().expect("seconds");
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 100);
+    for _ in 0..200 {
+        assert_eq!(hub.get("policy/explain?node=hub&tool=device.info").status, 200, "at the device itself");
+    }
+    std::thread::sleep(Duration::from_secs(after));
+    assert_eq!(ask().status, 200);
+}

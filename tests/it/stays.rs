@@ -53,6 +53,16 @@ fn a_device_that_waits_is_approved_for_one_call_and_a_crash_of_its_host_changes_
     {
         hub.post("pending/visitor/approve", &stay(bad)).problem(422);
     }
+    // A tier for good and a stay: which of them is meant nobody can know.
+    let both = |path: &str| {
+        let problem = hub.post(path, &json!({ "tier": "shared", "stay": { "for_s": 60 } })).problem(422);
+        assert!(
+            text(&problem, "detail").contains("`tier`") && text(&problem, "detail").contains("`stay`"),
+            "{problem}"
+        );
+    };
+    ["pending/visitor/approve", "nodes/visitor/approve", "invites"].into_iter().for_each(both);
+    assert!(items(&hub.get("invites").expect(200)).is_empty());
     let many = json!({ "for_s": 60, "tools": vec!["a"; 17] });
     hub.post("pending/visitor/approve", &stay(many)).problem(422);
     let approved = hub.post("pending/visitor/approve", &stay(json!({ "for_s": 3600, "once": true }))).expect(200);

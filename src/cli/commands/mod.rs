@@ -38,7 +38,8 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
             Some(tools) => pending::approve_tools(client, &args.id, tools, ui).await,
             None => mesh::approve(client, &args, ui).await,
         },
-        Command::Reject { id } => mesh::reject(client, &id, ui).await,
+        Command::Reject { id, tools: None } => mesh::reject(client, &id, ui).await,
+        Command::Reject { id, tools: Some(tools) } => pending::reject_tools(client, &id, &tools, ui).await,
         Command::Forget { node, with_their_guests, with_their_rights } => {
             mesh::forget(client, &node, (with_their_guests, with_their_rights), ui).await
         }

@@ -3,12 +3,12 @@
 //! As long as nobody has approved tools of a device, all that it offers counts as approved. With the first approval that ends:
 //! from then on what was not approved waits, so does what it adds or changes, and what was approved stays as it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::ids::{Hash, PeerId, ToolName};
 use mesh_core::io::{Edit, NodeView, View};
-use mesh_core::policy::{DeviceTools, Key, Offered, ToolState, Value};
+use mesh_core::policy::{DeviceTools, Key, Offered, Principal, ToolState, Value};
 use mesh_core::record::{Tier, ToolDecl};
 
 use super::devices::{Named, resolve};
@@ -86,38 +86,94 @@ pub async fn approve(
     tools: Option<&[Approved]>,
 ) -> Result<ToolsApproved, OpError> {
     let held = for_edit(mesh, who)?;
-    let (view, around) = (mesh.view(), mesh.surroundings());
-    let node = match resolve(&view, &around.pending, text)? {
-        Named::Member(node) => node.clone(),
+    let view = mesh.view();
+    let node = member(mesh, &view, text)?;
+    let chosen = chosen(&node, tools)?;
+    let mut approved = approved(&view, &node, |heads| heads > 0);
+    let offered = node.tools().iter().map(Offered::of);
+    approved.extend(offered.filter(|tool| chosen.contains(&tool.name)).map(|tool| (tool.name, tool.hash)));
+    say(mesh, held.editor()?, &view, node, approved).await
+}
+
+/// Takes the approval of tools of a device back: they wait again, and calls of them are refused. `tools` = `None`: of all that
+/// were approved. As long as nobody had approved any, all others count as approved from now on.
+///
+/// # Errors
+/// Not through the socket; no such device; a tool that it neither offers nor was approved for ([`ErrorCode::UnknownTool`]); who
+/// takes it back may not.
+pub async fn reject(
+    mesh: &MeshHandle,
+    who: &Identity,
+    text: &str,
+    tools: Option<&[ToolName]>,
+) -> Result<ToolsApproved, OpError> {
+    let held = for_edit(mesh, who)?;
+    let view = mesh.view();
+    let node = member(mesh, &view, text)?;
+    let mut approved = approved(&view, &node, |_| true);
+    match tools {
+        None => approved.clear(),
+        Some(tools) => {
+            for name in tools {
+                if approved.remove(name).is_none() && !node.tools().iter().any(|tool| tool.name == *name) {
+                    return Err(offers_no(&node, name));
+                }
+            }
+        }
+    }
+    say(mesh, held.editor()?, &view, node, approved).await
+}
+
+/// The member that is meant.
+fn member(mesh: &MeshHandle, view: &View, text: &str) -> Result<NodeView, OpError> {
+    match resolve(view, &mesh.surroundings().pending, text)? {
+        Named::Member(node) => Ok(node.clone()),
         Named::Pending(pending) => {
             let detail = format!("`{}` awaits approval, and offers nothing yet", pending.node_id);
-            return Err(OpError::new(ErrorCode::Conflict, detail)
-                .hint(format!("`sigil approve {}` lets it in first", pending.peer.short())));
+            Err(OpError::new(ErrorCode::Conflict, detail)
+                .hint(format!("`sigil approve {}` lets it in first", pending.peer.short())))
         }
-    };
-    let chosen = chosen(&node, tools)?;
+    }
+}
+
+/// All that is approved of a device. What was approved and is not offered now is among it, since it may come back as it was; of
+/// several heads only what all of them approve. `counts`: whether what can be used now is, by how many heads there are.
+fn approved(view: &View, node: &NodeView, counts: impl Fn(usize) -> bool) -> BTreeMap<ToolName, Hash> {
     let key = Key::Tools(node.peer);
-    // What was approved and is not offered now may come back as it was; of several heads only what all of them approve.
-    let heads = view.said.heads(&key);
+    let heads = view.said.heads(&key).len();
     let mut approved = match view.said.value(&key) {
-        Some(Value::Tools(tools)) if heads.len() == 1 => tools.approved.clone(),
+        Some(Value::Tools(tools)) if heads == 1 => tools.approved.clone(),
         _ => DeviceTools::default().approved,
     };
-    let is_live = |state| state == ToolState::Approved && !heads.is_empty();
+    let is_live = |state| state == ToolState::Approved && counts(heads);
     let live = view.rights.tools(&node.peer).filter(|(_, state)| is_live(*state));
     let live: BTreeSet<&ToolName> = live.map(|(name, _)| name).collect();
-    let offered = node.tools().iter().map(Offered::of);
-    approved.extend(
-        offered
-            .filter(|offered| live.contains(&offered.name) || chosen.contains(&offered.name))
-            .map(|offered| (offered.name, offered.hash)),
-    );
+    let offered = node.tools().iter().map(Offered::of).filter(|offered| live.contains(&offered.name));
+    approved.extend(offered.map(|offered| (offered.name, offered.hash)));
+    approved
+}
+
+/// Says which tools of a device are approved, in place of what was said of it in this view.
+async fn say(
+    mesh: &MeshHandle,
+    by: Principal,
+    view: &View,
+    node: NodeView,
+    approved: BTreeMap<ToolName, Hash>,
+) -> Result<ToolsApproved, OpError> {
+    let key = Key::Tools(node.peer);
     let names = node.tools().iter().map(|tool| tool.name.clone());
     let names = names.filter(|name| approved.contains_key(name)).collect();
-    let changes = vec![(key.clone(), Some(Value::Tools(DeviceTools { approved })))];
     let seen = vec![(key.clone(), view.said.places(&key))];
-    write(mesh, Edit { by: held.editor()?, changes, declared: false, force: false, seen }).await?;
+    let changes = vec![(key, Some(Value::Tools(DeviceTools { approved })))];
+    write(mesh, Edit { by, changes, declared: false, force: false, seen }).await?;
     Ok(ToolsApproved { view: mesh.view(), node, approved: names })
+}
+
+fn offers_no(node: &NodeView, name: &ToolName) -> OpError {
+    let detail = format!("`{}` offers no tool `{name}`", node.node_id);
+    OpError::new(ErrorCode::UnknownTool, detail)
+        .hint(format!("`sigil tools --node {}` lists what it offers", node.node_id))
 }
 
 /// Names of the tools that are meant, each of them offered as it was shown.
@@ -126,9 +182,7 @@ fn chosen(node: &NodeView, tools: Option<&[Approved]>) -> Result<BTreeSet<ToolNa
     let mut chosen = BTreeSet::new();
     for Approved { name, shown } in tools {
         let Some(tool) = node.tools().iter().find(|tool| tool.name == *name) else {
-            let detail = format!("`{}` offers no tool `{name}`", node.node_id);
-            return Err(OpError::new(ErrorCode::UnknownTool, detail)
-                .hint(format!("`sigil tools {}` lists what it offers", node.node_id)));
+            return Err(offers_no(node, name));
         };
         if shown.is_some_and(|shown| shown != Offered::of(tool).hash) {
             return Err(edited_meanwhile()

@@ -13,6 +13,7 @@ use super::shapes::{CallId, RightsText, Whole};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::policy;
+use crate::doors::questions::Work;
 use crate::status::OpError;
 
 /// Calls that are looked at if nothing is said.
@@ -70,6 +71,7 @@ pub(super) async fn dry_run(
     Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<Json<Trial>, OpError> {
+    app.questions.ask(&who, Work::DryRun, &app.mesh().view().rights)?;
     let bytes = json_bytes(request, RIGHTS_BODY_BYTES_MAX, false).await?;
     let NewTrial { toml: RightsText(wanted), last } = parse(&bytes, JSON_DEPTH_MAX)?;
     let last = last.map_or(LAST_DEFAULT, |last| usize::try_from(last.0).unwrap_or(policy::LAST_MAX));

@@ -14,6 +14,7 @@ use super::shapes::{Asker, CallId, DeviceRef, NameOfTool, SpaceName, TokenId, of
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::policy::{self, CallExplanation, Explanation, PersonAnswer, Question};
+use crate::doors::questions::Work;
 use crate::status::OpError;
 
 /// A question.
@@ -146,7 +147,9 @@ pub(super) async fn explain(
         origin: origin.map(|origin| origin.0),
         token: token.map(|token| token.0),
     };
-    Ok(Json(policy::ask(&app.mesh().view(), &who, question, app.context.settings.loaded().call_rate)?.into()))
+    let view = app.mesh().view();
+    app.questions.ask(&who, Work::Explain, &view.rights)?;
+    Ok(Json(policy::ask(&view, &who, question, app.context.settings.loaded().call_rate)?.into()))
 }
 
 /// A call, and why it is as it is.
@@ -227,5 +230,6 @@ pub(super) async fn explain_call(
     headers: HeaderMap,
 ) -> Result<Json<ExplainedCall>, OpError> {
     check_accept(&headers, JSON)?;
+    app.questions.ask(&who, Work::ExplainCall, &app.mesh().view().rights)?;
     Ok(Json(policy::explain_call(app.mesh(), &who, id).await?.into()))
 }

@@ -17,7 +17,7 @@ use super::extract::{JSON, Nothing, Segment, body, body_or_default, check_accept
 use super::model::{Check, NamedPeer, NearbyDevice, Node, Page, TierName, time};
 use super::nodes::Approval;
 use super::shapes::{Code, DeviceAddress, DeviceRef, InviteId, NodeName, Shape as _, Whole, Words, not_null};
-use super::stay::{LastingTier, NewStay, StayShown, granted};
+use super::stay::{LastingTier, NewStay, StayShown, describes_grant, granted};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices;
@@ -37,7 +37,7 @@ pub(super) async fn approve(
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve_pending(app.mesh(), &who, &id, approval.read()).await?;
+    let (view, node) = devices::approve_pending(app.mesh(), &who, &id, approval.read()?).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 
@@ -66,23 +66,56 @@ pub(super) async fn nearby(State(app): AppState, headers: HeaderMap) -> Result<J
 /// Seconds for which an invite may be used.
 type Lifetime = Whole<1, { INVITE_TTL_MAX.as_secs() }>;
 
-/// Terms of an invite.
-#[derive(Debug, Deserialize, ToSchema)]
+/// Terms of an invite: a tier for good, or a stay.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvite {
-    /// Tier that it grants for good; default owner. Passed over if `stay` is given.
-    tier: Option<LastingTier>,
-    /// Lets a device in for a while.
-    stay: Option<NewStay>,
-    /// Seconds until it expires; default 900.
-    #[schema(inline)]
-    expires_s: Option<Lifetime>,
-    /// Name that the newcomer gets, and by which rights know it. Without one it names itself: then rights know it by no name
-    /// before an owner confirms it, unless it becomes an owner.
     #[serde(default, deserialize_with = "not_null")]
-    #[schema(nullable = false)]
+    tier: Option<LastingTier>,
+    #[serde(default, deserialize_with = "not_null")]
+    stay: Option<NewStay>,
+    expires_s: Option<Lifetime>,
+    #[serde(default, deserialize_with = "not_null")]
     node_id: Option<NodeName>,
 }
+
+/// The description of one form of [`NewInvite`].
+macro_rules! invites {
+    ($(#[$doc:meta])* $name:ident { $(#[$about:meta])* $member:ident: $of:ty }) => {
+        $(#[$doc])*
+        #[derive(Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "it describes")]
+        struct $name {
+            $(#[$about])*
+            $member: $of,
+            /// Seconds until it expires; default 900.
+            #[schema(inline)]
+            expires_s: Option<Lifetime>,
+            /// Name that the newcomer gets, and by which rights know it. Without one it names itself: then rights know it by no
+            /// name before an owner confirms it, unless it becomes an owner.
+            #[schema(nullable = false)]
+            node_id: Option<NodeName>,
+        }
+    };
+}
+
+invites!(
+    /// For good.
+    InviteForGood {
+        /// Tier that it grants; default owner.
+        #[schema(nullable = false)]
+        tier: Option<LastingTier>
+    }
+);
+invites!(
+    /// For a while.
+    InviteForAWhile {
+        /// How long, and what for.
+        stay: NewStay
+    }
+);
+describes_grant!(NewInvite, "Terms of an invite.", InviteForGood, InviteForAWhile);
 
 /// An invite. The code is the secret itself: whoever has it can join.
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,7 +150,7 @@ pub(super) async fn invite(
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<InviteAnswer>), OpError> {
     let new: NewInvite = body_or_default(request).await?;
-    let grant = granted(new.tier, new.stay).unwrap_or_else(|| Tier::Owner.into());
+    let grant = granted(new.tier, new.stay)?.unwrap_or_else(|| Tier::Owner.into());
     let ttl = new.expires_s.map(|seconds| Duration::from_secs(seconds.0));
     let name = new.node_id.map(|NodeName(name)| name);
     let invite = joining::invite(app.mesh(), &who, grant.clone(), ttl, name.clone()).await?;

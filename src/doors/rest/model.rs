@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
-use mesh_core::policy::ToolState;
+use mesh_core::policy::{Offered, ToolState};
 use mesh_core::record::{Effect, Tier, ToolDecl};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::shapes::NodeName;
+use super::shapes::{NodeName, ToolForm};
 use super::stay::StayShown;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
 use crate::doors::ops::doctor::why_not_direct;
@@ -427,6 +427,9 @@ pub struct Tool {
     pub owner_only: bool,
     /// So many of its runs at once, and more wait their turn; null: as many as its device runs calls.
     pub at_once: Option<u8>,
+    /// Form in which it is shown here: an approval that names it approves nothing else.
+    #[schema(value_type = ToolForm)]
+    pub shown: String,
     /// True if it would run at once.
     pub available: bool,
     /// Cause of its not being available.
@@ -448,6 +451,7 @@ impl Tool {
             description: tool.description.clone(),
             owner_only: tool.owner_only,
             at_once: tool.at_once.map(NonZeroU8::get),
+            shown: data_encoding::HEXLOWER.encode(&Offered::of(tool).hash.0),
             available: why.is_none(),
             why: why.map(str::to_owned),
         }

@@ -8,12 +8,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use mesh_core::ids::PeerId;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::extract::{JSON, Query, Segment, body, body_or_default, check_accept};
 use super::model::{self, Check, Endpoints, Guest, Node, NodeState, Page, RightBy, Status, Tool};
 use super::shapes::{DeviceRef, NodeName, Words, not_null, of_query};
-use super::stay::{LastingTier, NewStay, granted};
+use super::stay::{LastingTier, NewStay, describes_grant, granted};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
@@ -144,25 +146,61 @@ pub(super) async fn show(
     }))
 }
 
-/// Terms of an approval.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+/// Terms of an approval: a tier for good, or a stay.
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
-    /// Tier to grant for good; default: shared for a newcomer, unchanged for a member. Passed over if `stay` is given.
+    #[serde(default, deserialize_with = "not_null")]
     tier: Option<LastingTier>,
-    /// Lets it in for a while, or for another while from now.
+    #[serde(default, deserialize_with = "not_null")]
     stay: Option<NewStay>,
-    /// Name to give it; default: the one that it asks for.
     node_id: Option<NodeName>,
-    /// Check words that the device must have, if they are given.
     words: Option<Words>,
 }
 
+/// The description of one form of [`Approval`].
+macro_rules! approves {
+    ($(#[$doc:meta])* $name:ident { $(#[$about:meta])* $member:ident: $of:ty }) => {
+        $(#[$doc])*
+        #[derive(Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "it describes")]
+        struct $name {
+            $(#[$about])*
+            $member: $of,
+            /// Name to give it; default: the one that it asks for.
+            node_id: Option<NodeName>,
+            /// Check words that the device must have, if they are given.
+            words: Option<Words>,
+        }
+    };
+}
+
+approves!(
+    /// For good.
+    ApprovalForGood {
+        /// Tier to grant; default: shared for a newcomer, unchanged for a member.
+        #[schema(nullable = false)]
+        tier: Option<LastingTier>
+    }
+);
+approves!(
+    /// For a while.
+    ApprovalForAWhile {
+        /// How long from now, and what for.
+        stay: NewStay
+    }
+);
+describes_grant!(Approval, "Terms of an approval.", ApprovalForGood, ApprovalForAWhile);
+
 impl Approval {
     /// The same in the mesh's own types.
-    pub(super) fn read(self) -> devices::Approval {
+    ///
+    /// # Errors
+    /// It grants a tier and a stay.
+    pub(super) fn read(self) -> Result<devices::Approval, OpError> {
         let (node_id, words) = (self.node_id.map(|name| name.0), self.words.map(|words| words.0));
-        devices::Approval { grant: granted(self.tier, self.stay), node_id, words }
+        Ok(devices::Approval { grant: granted(self.tier, self.stay)?, node_id, words })
     }
 }
 
@@ -179,7 +217,7 @@ pub(super) async fn approve(
     request: Request<Body>,
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
-    let (view, node) = devices::approve(app.mesh(), &who, &id, approval.read()).await?;
+    let (view, node) = devices::approve(app.mesh(), &who, &id, approval.read()?).await?;
     Ok(Json(Node::approved(&view, &node)))
 }
 

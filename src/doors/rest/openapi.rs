@@ -167,8 +167,11 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     {
         statuses.push(409);
     }
-    if id == "approveTools" {
+    if ["approveTools", "rejectTools"].contains(&id) {
         statuses.push(412);
+    }
+    if ["explain", "explainCall", "getMatrix"].contains(&id) {
+        statuses.push(429);
     }
     if ["createCall"].contains(&id) {
         statuses.push(406);

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
+use mesh_core::ids::ToolName;
 use mesh_core::limits::TOOLS_MAX;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,7 +17,7 @@ use super::shapes::{DeviceRef, NameOfTool, NodeName, ToolForm, not_null};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::name_of;
-use crate::doors::ops::tools::{self, Approved, PendingTool};
+use crate::doors::ops::tools::{self, Approved, PendingTool, ToolsApproved};
 use crate::doors::ops::{joining, policy};
 use crate::status::OpError;
 
@@ -140,6 +141,47 @@ pub(super) async fn approve_tools(
     let read = |tool: ToolToApprove| Approved { name: tool.name.0, shown: tool.shown.map(|shown| shown.0) };
     let wanted: Option<Vec<Approved>> = wanted.tools.map(|tools| tools.into_iter().map(read).collect());
     let done = tools::approve(app.mesh(), &who, &id, wanted.as_deref()).await?;
+    Ok(Json(answer(&done)))
+}
+
+/// Tools whose approval is taken back.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolsToReject {
+    /// Their names; default: all that were approved.
+    #[serde(default, deserialize_with = "so_many_names")]
+    #[schema(nullable = false, max_items = 512)]
+    tools: Option<Vec<NameOfTool>>,
+}
+
+fn so_many_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<NameOfTool>>, D::Error> {
+    let tools: Option<Vec<NameOfTool>> = not_null(deserializer)?;
+    if tools.as_ref().is_some_and(|tools| tools.len() > TOOLS_MAX) {
+        return Err(D::Error::custom(format!("`tools` has at most {TOOLS_MAX}, as many as a device may offer")));
+    }
+    Ok(tools)
+}
+
+/// Takes the approval of tools of a device back: they wait again, and calls of them are refused as `tool:pending`; what runs
+/// goes on. As long as nobody had approved any of the device, all its others count as approved from now on, and what it adds
+/// or changes waits. Only through the unix socket.
+#[utoipa::path(post, path = "/api/v1/nodes/{id}/tools/reject", operation_id = "rejectTools", tag = "mesh",
+    params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
+    request_body = Option<ToolsToReject>,
+    responses((status = 200, description = "All that is approved of the device yet", body = ToolsAnswer)))]
+pub(super) async fn reject_tools(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    Segment(DeviceRef(id)): Segment<DeviceRef>,
+    request: Request<Body>,
+) -> Result<Json<ToolsAnswer>, OpError> {
+    let bytes = json_bytes(request, TOOLS_BODY_BYTES_MAX, true).await?;
+    let ToolsToReject { tools } = parse(&bytes, JSON_DEPTH_MAX)?;
+    let tools: Option<Vec<ToolName>> = tools.map(|tools| tools.into_iter().map(|name| name.0).collect());
+    Ok(Json(answer(&tools::reject(app.mesh(), &who, &id, tools.as_deref()).await?)))
+}
+
+fn answer(done: &ToolsApproved) -> ToolsAnswer {
     let approved = done.approved.iter().map(ToString::to_string).collect();
-    Ok(Json(ToolsAnswer { node_id: done.node.node_id.to_string(), approved }))
+    ToolsAnswer { node_id: done.node.node_id.to_string(), approved }
 }

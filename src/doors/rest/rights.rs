@@ -22,6 +22,7 @@ use crate::config::{PersonSettings, PolicySettings, RuleSettings, WorkspaceSetti
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::policy::{self, Edited, Held, IfMatch, Matrix, Part};
+use crate::doors::questions::Work;
 use crate::status::{ErrorCode, OpError};
 
 /// Longest body that says all rights, with what JSON adds to its text.
@@ -400,10 +401,12 @@ impl From<Matrix> for Table {
     responses((status = 200, description = "The table", body = Table)))]
 pub(super) async fn matrix(
     State(app): AppState,
+    Extension(who): Extension<Identity>,
     Query(TableOf { workspace, by }): Query<TableOf>,
     headers: HeaderMap,
 ) -> Result<Json<Table>, OpError> {
     check_accept(&headers, JSON)?;
+    app.questions.ask(&who, Work::Matrix, &app.mesh().view().rights)?;
     let workspace = workspace.as_ref().and_then(|SpaceName(domain)| domain.workspace());
     Ok(Json(policy::matrix(&app.mesh().view(), workspace, by.into())?.into()))
 }

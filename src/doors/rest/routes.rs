@@ -31,6 +31,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::rights))
         .routes(routes!(nodes::tools))
         .routes(routes!(pending::approve_tools))
+        .routes(routes!(pending::reject_tools))
         .routes(routes!(pending::list))
         .routes(routes!(joining::approve))
         .routes(routes!(joining::reject))

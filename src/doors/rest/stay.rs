@@ -11,6 +11,7 @@ use super::rights::schema::stay_tools;
 use super::shapes::Whole;
 use crate::mesh::Grant;
 use crate::mesh::clock::rfc3339;
+use crate::status::{ErrorCode, OpError};
 
 /// Longest stay, seconds.
 const STAY_MAX_S: u64 = mesh_core::limits::STAY_MS_MAX / 1_000;
@@ -79,10 +80,41 @@ impl From<NewStay> for StayTerms {
     }
 }
 
-/// All that a body grants; `None`: it says nothing. A stay goes before a tier.
-pub(super) fn granted(tier: Option<LastingTier>, stay: Option<NewStay>) -> Option<Grant> {
-    stay.map(|stay| StayTerms::from(stay).into()).or_else(|| tier.map(|tier| Tier::from(tier).into()))
+/// All that a body grants; `None`: it says nothing.
+///
+/// # Errors
+/// It says both: which of them is meant nobody can know.
+pub(super) fn granted(tier: Option<LastingTier>, stay: Option<NewStay>) -> Result<Option<Grant>, OpError> {
+    match (tier, stay) {
+        (Some(_), Some(_)) => {
+            let detail = "`tier` lets a device in for good and `stay` for a while: give one of them";
+            Err(OpError::new(ErrorCode::Invalid, detail).hint("with `stay` alone the device is an ephemeral one"))
+        }
+        (None, Some(stay)) => Ok(Some(StayTerms::from(stay).into())),
+        (Some(tier), None) => Ok(Some(Tier::from(tier).into())),
+        (None, None) => Ok(None),
+    }
 }
+
+/// The description of a body that grants a tier for good, or a stay, in two forms.
+macro_rules! describes_grant {
+    ($of:ident, $about:literal, $lasting:ident, $passing:ident) => {
+        impl PartialSchema for $of {
+            fn schema() -> RefOr<Schema> {
+                let forms = OneOfBuilder::new().item($lasting::schema()).item($passing::schema());
+                forms.description(Some($about)).into()
+            }
+        }
+
+        impl ToSchema for $of {
+            fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+                $lasting::schemas(schemas);
+                $passing::schemas(schemas);
+            }
+        }
+    };
+}
+pub(super) use describes_grant;
 
 /// Terms of a device that stays for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

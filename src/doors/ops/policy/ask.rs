@@ -93,7 +93,7 @@ pub fn matrix(view: &Arc<View>, workspace: Option<&WorkspaceId>, by: By) -> Resu
 
 fn nobody_asks() -> OpError {
     OpError::new(ErrorCode::UnknownNode, "no device of this mesh is one at which this can be asked")
-        .hint("name one: `sigil policy explain WHO NODE TOOL --at DEVICE`")
+        .hint("name one: `sigil policy explain WHO NODE TOOL --origin DEVICE`")
 }
 
 fn member(view: &View, text: &str) -> Result<(PeerId, mesh_core::ids::NodeId), OpError> {

@@ -1,14 +1,16 @@
 //! One workspace beside another holder's: what a session of `memory-core` reads of it, and what comes in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
 use memory_core::forget::refuses;
 use memory_core::group::{ChainError, ChainId, Head, SignedGroup};
-use memory_core::ids::MessageKey;
+use memory_core::ids::{AuthorId, MessageKey};
 use memory_core::item::{Body, Item};
 use memory_core::replica::{Effect, Frame, Holdings, Sent, Session};
+use mesh_core::ids::PeerId;
 
+use super::authors::Authors;
 use super::error::MemoryError;
 use super::keys::{self, TombstoneRow};
 use super::store::Stored;
@@ -25,6 +27,8 @@ pub(super) struct Replied {
     pub(super) frames: Vec<Frame>,
     /// Groups that were new here.
     pub(super) taken: usize,
+    /// Devices of which no more is taken: they have used up their share of the room.
+    pub(super) full: BTreeSet<PeerId>,
     /// It says what no peer of ours says: the session is over.
     pub(super) broken: Option<&'static str>,
 }
@@ -40,12 +44,29 @@ impl Workspace {
         holdings.ended(started)
     }
 
-    /// Takes a frame of the other holder. What it brings is durable on return.
+    /// Takes a frame of the other holder, as far as it is of these authors. What it brings is durable on return.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn handle_frame(&mut self, mut session: Session, frame: Frame) -> Result<Replied, MemoryError> {
-        let (mut frames, mut taken, mut broken) = (Vec::new(), 0, None);
+    pub(super) fn handle_frame(
+        &mut self,
+        mut session: Session,
+        mut frame: Frame,
+        authors: &Authors,
+    ) -> Result<Replied, MemoryError> {
+        let (mut frames, mut taken, mut full, mut broken) = (Vec::new(), 0, BTreeSet::new(), None);
+        // What would not be taken is not asked for.
+        if let Frame::Digest(chains) = &mut frame {
+            let mut admitted: BTreeMap<AuthorId, bool> = BTreeMap::new();
+            chains.retain(|(chain, head)| {
+                let is_known = authors.peer(&chain.author).is_some();
+                let is_ours = || self.heads.get(chain).is_some_and(|own| own.seq >= head.seq);
+                let mut has_room = || authors.has_room(&chain.author, 1, &self.filled);
+                is_known && (is_ours() || *admitted.entry(chain.author).or_insert_with(&mut has_room))
+            });
+            let peers = admitted.iter().filter(|(_, admitted)| !**admitted).filter_map(|(it, _)| authors.peer(it));
+            full.extend(peers.copied());
+        }
         let first = {
             let holdings = Reading::of(self);
             let effects = session.handle_frame(frame, &holdings);
@@ -58,6 +79,9 @@ impl Workspace {
                 Effect::Forget(sent) => {
                     for sent in sent {
                         match sent.verify(&self.id, &Ed25519Verifier) {
+                            Ok(group) if authors.peer(&group.chain().author).is_none() => {
+                                tracing::debug!("a tombstone of somebody who never belonged is left out");
+                            }
                             Ok(group) => taken += usize::from(take_tombstones(self, &group)?),
                             Err(error) => {
                                 tracing::debug!(%error, "a tombstone of another holder is refused");
@@ -78,6 +102,15 @@ impl Workspace {
                             }
                         };
                         chain = Some(group.chain());
+                        let author = group.chain().author;
+                        let Some(peer) = authors.peer(&author) else {
+                            broken = Some("groups of somebody who never belonged");
+                            break;
+                        };
+                        if !authors.has_room(&author, group.size() as u64, &self.filled) {
+                            full.insert(*peer);
+                            break;
+                        }
                         match take(self, group)? {
                             ControlFlow::Continue(new) => taken += usize::from(new),
                             ControlFlow::Break(why) => {
@@ -101,7 +134,7 @@ impl Workspace {
                 break;
             }
         }
-        Ok(Replied { session, frames, taken, broken })
+        Ok(Replied { session, frames, taken, full, broken })
     }
 }
 
@@ -144,6 +177,7 @@ fn take(workspace: &mut Workspace, mut group: SignedGroup) -> Result<ControlFlow
     writes.push((keys::head(&chain), Some(keys::encode(&group.head()).into())));
     workspace.store.commit(writes, false)?;
     workspace.heads.insert(chain, group.head());
+    workspace.fill(&group);
     workspace.clock = workspace.clock.seen(group.header().hlc, clock::now().wall_ms);
     workspace.note(said)?;
     Ok(ControlFlow::Continue(true))

@@ -1,6 +1,7 @@
 //! The way to memory from everywhere else: a workspace is opened by the first who asks, owned by one thread, and closed when
 //! nobody has asked for a while.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use memory_core::compaction::{Settings, Trigger};
 use memory_core::ids::WorkspaceId;
+use mesh_core::ids::PeerId;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,8 @@ struct Shared {
     written: watch::Sender<u64>,
     /// The model, once there is a way to one.
     meaning: OnceLock<Meaning>,
+    /// Devices of which no more memory is taken here, as the last session that met it saw.
+    full: Mutex<BTreeSet<PeerId>>,
     /// Held by the thread that has a database open: the next one waits until it is closed.
     gate: Mutex<()>,
 }
@@ -51,8 +55,9 @@ impl MemoryHandle {
     #[must_use]
     pub fn new(dir: PathBuf, key: DeviceKey, settings: Settings, idle: Duration, tasks: TaskGroup) -> Self {
         let (open, failed, gate) = (Mutex::new(None), Mutex::new(None), Mutex::new(()));
+        let full = Mutex::default();
         let (written, meaning) = (watch::Sender::new(0), OnceLock::new());
-        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, meaning, gate }))
+        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, meaning, full, gate }))
     }
 
     /// Does `work` on the thread that owns the workspace, which is opened if need be.
@@ -118,6 +123,29 @@ impl MemoryHandle {
     #[must_use]
     pub fn failure(&self) -> Option<MemoryError> {
         self.0.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Devices of which no more memory is taken here: they have used up their share of its room.
+    #[must_use]
+    pub fn full(&self) -> BTreeSet<PeerId> {
+        self.0.full.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A session has looked at what another holder has of all authors: these are full.
+    pub(super) fn set_full(&self, peers: BTreeSet<PeerId>) {
+        let mut full = self.0.full.lock().unwrap_or_else(PoisonError::into_inner);
+        for peer in peers.difference(&full) {
+            tracing::info!(%peer, "no more memory of a device is taken: it has used up its share of the room");
+        }
+        *full = peers;
+    }
+
+    /// These are full as well.
+    pub(super) fn add_full(&self, mut peers: BTreeSet<PeerId>) {
+        if !peers.is_empty() {
+            peers.extend(self.full());
+            self.set_full(peers);
+        }
     }
 
     fn sender(&self, workspace: WorkspaceId) -> Result<mpsc::Sender<Job>, MemoryError> {

@@ -142,6 +142,11 @@ pub(super) fn group(chain: &ChainId, seq: u64) -> Vec<u8> {
     key
 }
 
+/// The author of a key of [`GROUP`].
+pub(super) fn author_of(key: &[u8]) -> Option<AuthorId> {
+    Some(AuthorId(key.get(1..17)?.try_into().ok()?))
+}
+
 pub(super) fn head(chain: &ChainId) -> Vec<u8> {
     let mut key = vec![HEAD];
     push_chain(&mut key, chain);

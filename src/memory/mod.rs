@@ -8,6 +8,7 @@
 //! `memory_core::rank::Query`, which takes a vector: without a model both stay empty, and answers say so.
 
 mod ask;
+mod authors;
 mod browse;
 mod compact;
 mod copies;

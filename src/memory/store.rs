@@ -18,6 +18,7 @@ use mesh_core::crypto::Verifier;
 use mesh_core::ids::{PublicKey, Signature};
 use tokio::sync::mpsc;
 
+use super::authors::Filled;
 use super::error::MemoryError;
 use super::keys::{self, GroupRow, Meta, Place, Searched, TombstoneRow, VectorRow};
 use crate::store::{Batch, DurableNote, Engine, Format, OpenReport, Row, Settings, StoreError, Write};
@@ -46,6 +47,8 @@ const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 pub(super) struct Found {
     pub(super) meta: Option<Meta>,
     pub(super) heads: BTreeMap<ChainId, Head>,
+    /// Bytes of the groups of each author.
+    pub(super) filled: Filled,
     pub(super) captures: Vec<Capture>,
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// Segments of the index, each with its columns.
@@ -192,8 +195,13 @@ impl Store {
                     *(if *kind == keys::SEGMENT { segment } else { columns }) = Some(value);
                 }
                 Some(_) if key == keys::forgetting() => found.forgetting = true,
+                Some(&keys::GROUP) => {
+                    let author = keys::author_of(&key).ok_or(MemoryError::Damaged("the key of a group"))?;
+                    *found.filled.entry(author).or_default() += value.len() as u64;
+                }
                 Some(&keys::ITEM) => {
                     let stamp = keys::stamp(&key).ok_or(MemoryError::Damaged("the key of an item"))?;
+                    *found.filled.entry(stamp.author).or_default() += value.len() as u64;
                     // What breaks a limit counts for nothing, and stays.
                     if let Ok(body) = keys::decode::<Item>(&value)?.body() {
                         each(stamp, body);

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
+use super::authors::Authors;
 use super::error::MemoryError;
 use super::handle::MemoryHandle;
 use super::home_of;
@@ -158,7 +159,14 @@ impl Exchange {
             if matches!(frame, Frame::Groups(_)) && self.view.borrow().disk.is_some() {
                 return Err(Ended::DiskFull);
             }
-            let replied = self.memory.run(workspace, move |it| it.handle_frame(session, frame)).await?;
+            let is_digest = matches!(frame, Frame::Digest(_));
+            let authors = Authors::of(&self.view.borrow());
+            let replied = self.memory.run(workspace, move |it| it.handle_frame(session, frame, &authors)).await?;
+            if is_digest {
+                self.memory.set_full(replied.full);
+            } else {
+                self.memory.add_full(replied.full);
+            }
             if replied.taken > 0 {
                 tracing::debug!(%peer, groups = replied.taken, "memory came from another holder");
             }
@@ -272,12 +280,17 @@ async fn begin(exchange: Exchange, links: Links, tasks: TaskGroup) {
     let (ended_tx, mut ended) = mpsc::channel::<(PeerId, bool)>(STREAMS);
     let (mut linked, mut wanted, mut running) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut failures: BTreeMap<PeerId, u32> = BTreeMap::new();
+    let mut known = 0;
     loop {
-        let (present, is_kept) = {
+        let (present, is_kept, authors) = {
             let view = view.borrow_and_update();
             let present: BTreeSet<PeerId> = view.links.iter().filter(|peer| may_hold(&view, peer)).copied().collect();
-            (present, exchange.memory.is_kept(home_of(&view.mesh)))
+            (present, exchange.memory.is_kept(home_of(&view.mesh)), view.vouched_by.len() + view.nodes.len())
         };
+        // Whose words were not taken before may belong now.
+        if std::mem::replace(&mut known, authors) < authors {
+            wanted.extend(&linked);
+        }
         // Who has nothing waits for those who have something.
         if is_kept {
             wanted.extend(present.difference(&linked).copied());

@@ -6,6 +6,9 @@ use memory_core::compaction::{Settings, Trigger};
 use memory_core::ids::WorkspaceId;
 use tempfile::TempDir;
 
+use mesh_core::rooms::Approvals;
+
+use super::authors::Authors;
 use super::*;
 use crate::mesh::identity::DeviceKey;
 
@@ -259,22 +262,47 @@ async fn a_workspace_is_opened_on_demand_and_closed_when_idle() {
     assert!(matches!(memory.run(WS, |it| Ok(it.reader().stats())).await, Err(MemoryError::Closed)));
 }
 
+/// A mesh of those who have written here; the first of them let the others in.
+fn authors(of: &[&Workspace]) -> Authors {
+    // Ids of authors are halves of those of peers: the rest of it is nobody's business here.
+    let peer = |author: &memory_core::ids::AuthorId| {
+        let mut id = [0; 32];
+        id.iter_mut().zip(author.0).for_each(|(to, from)| *to = from);
+        mesh_core::ids::PeerId(id)
+    };
+    let all: Vec<_> = of.iter().flat_map(|it| it.heads.keys().map(|chain| peer(&chain.author))).collect();
+    let founder = all.first().copied().unwrap_or(mesh_core::ids::PeerId([0; 32]));
+    let by = std::collections::BTreeSet::from([founder]);
+    Authors::below(Approvals::of(founder, &all.into_iter().map(|peer| (peer, by.clone())).collect()))
+}
+
 /// Runs a session between two holders to its end; gives how many frames were sent.
 fn exchange(one: &mut Workspace, two: &mut Workspace) -> usize {
+    let authors = authors(&[one, two]);
+    exchange_of(one, two, &authors).0
+}
+
+/// The same among these authors; gives also whose memory had no room.
+fn exchange_of(
+    one: &mut Workspace,
+    two: &mut Workspace,
+    authors: &Authors,
+) -> (usize, std::collections::BTreeSet<mesh_core::ids::PeerId>) {
     let ((mut a, first), (mut b, second)) = (one.begin_session().unwrap(), two.begin_session().unwrap());
     let mut wire = std::collections::VecDeque::from([(true, first), (false, second)]);
-    let mut sent = 0;
+    let (mut sent, mut full) = (0, std::collections::BTreeSet::new());
     while let Some((to_two, frame)) = wire.pop_front() {
         sent += 1;
         let frame = memory_core::replica::Frame::decode(&frame.encode()).unwrap();
         let (holder, session) = if to_two { (&mut *two, &mut b) } else { (&mut *one, &mut a) };
-        let replied = holder.handle_frame(session.clone(), frame).unwrap();
+        let replied = holder.handle_frame(session.clone(), frame, authors).unwrap();
         assert_eq!(replied.broken, None);
+        full.extend(replied.full);
         *session = replied.session;
         wire.extend(replied.frames.into_iter().map(|frame| (!to_two, frame)));
     }
     assert!(a.is_settled() && b.is_settled());
-    sent
+    (sent, full)
 }
 
 fn views(one: &Workspace, two: &Workspace) {
@@ -323,7 +351,7 @@ fn what_is_forgotten_at_one_holder_goes_at_the_other_and_late_copies_stay_out() 
     // The third has the tombstone before it has anything that it is of.
     let (mut session, _) = three.begin_session().unwrap();
     let hello = one.begin_session().unwrap().1;
-    session = three.handle_frame(session, hello).unwrap().session;
+    session = three.handle_frame(session, hello, &authors(&[&one])).unwrap().session;
     drop(session);
     exchange(&mut one, &mut two);
     views(&one, &two);
@@ -363,13 +391,14 @@ fn frames_that_no_holder_sends_end_the_session() {
     let [mut one, mut two] = [0, 1].map(|n| open(homes[n].path()));
     put(&mut one, "a", "red");
     let group = one.group(&one.chain(), 1).unwrap().unwrap();
+    let all = authors(&[&one]);
     // Groups before tombstones; nothing where something was announced; a group of another workspace.
     let (session, _) = two.begin_session().unwrap();
     let sent = memory_core::replica::Sent::of(&group);
-    assert!(two.handle_frame(session.clone(), Frame::Groups(vec![sent.clone()])).unwrap().broken.is_some());
+    assert!(two.handle_frame(session.clone(), Frame::Groups(vec![sent.clone()]), &all).unwrap().broken.is_some());
     let hello = one.begin_session().unwrap().1;
-    let session = two.handle_frame(session, hello).unwrap().session;
-    assert!(two.handle_frame(session.clone(), Frame::Groups(Vec::new())).unwrap().broken.is_some());
+    let session = two.handle_frame(session, hello, &all).unwrap().session;
+    assert!(two.handle_frame(session.clone(), Frame::Groups(Vec::new()), &all).unwrap().broken.is_some());
     let other = Workspace::open(
         &homes[0].path().join("other"),
         WorkspaceId([9; 16]),
@@ -380,7 +409,7 @@ fn frames_that_no_holder_sends_end_the_session() {
     put(&mut other, "a", "red");
     let foreign = other.group(&other.chain(), 1).unwrap().unwrap();
     let foreign = memory_core::replica::Sent::of(&foreign);
-    assert!(two.handle_frame(session, Frame::Groups(vec![foreign])).unwrap().broken.is_some());
+    assert!(two.handle_frame(session, Frame::Groups(vec![foreign]), &all).unwrap().broken.is_some());
     assert_eq!(two.reader().stats().messages, 0);
 }
 
@@ -406,13 +435,62 @@ fn k2_a_tombstone_keeps_nothing_else_of_its_group_and_a_session_begins_once() {
     let items: Vec<Item> = bodies.map(|body| Item::new(Salt([3; 16]), &body)).collect();
     let group = SignedGroup::sign(&key, WS, Incarnation(1), &Head::default(), Hlc::at(9), items).unwrap();
     let hello = || Frame::Hello { version: VERSION, tombstones: [1; 8] };
+    let founder = mesh_core::crypto::Signer::public_key(&key).peer_id();
+    let all = Authors::below(Approvals::of(founder, &std::collections::BTreeMap::new()));
     let (session, _) = two.begin_session().unwrap();
-    let session = two.handle_frame(session, hello()).unwrap().session;
+    let session = two.handle_frame(session, hello(), &all).unwrap().session;
     let came = Frame::Tombstones { groups: vec![Sent::of(&group)], last: false };
-    let replied = two.handle_frame(session, came).unwrap();
+    let replied = two.handle_frame(session, came, &all).unwrap();
     assert_eq!((replied.broken, replied.taken), (None, 1));
     let kept: usize = two.tombstones.values().map(|row| super::keys::encode(row).len()).sum();
     assert_eq!(two.tombstones.len(), 16);
     assert!(kept < 16 * 2_000, "{kept} bytes for 16 tombstones");
-    assert!(two.handle_frame(replied.session, hello()).unwrap().broken.is_some(), "said twice");
+    assert!(two.handle_frame(replied.session, hello(), &all).unwrap().broken.is_some(), "said twice");
+}
+
+/// A holder hands on groups of authors that it makes up: of those who never belonged nothing is taken, and who lets in as many
+/// as it likes has no more room by that.
+#[test]
+fn k2_made_up_authors_fill_no_memory() {
+    let homes: Vec<TempDir> = (0..4).map(|_| TempDir::new().unwrap()).collect();
+    let [mut honest, mut thief, mut guest, mut stranger] = [0, 1, 2, 3].map(|n| open(homes[n].path()));
+    let long = |n: usize| said(&format!("m{n}"), &format!("{n} {}", "x".repeat(10_000)));
+    for workspace in [&mut thief, &mut guest, &mut stranger] {
+        for n in 0..40 {
+            workspace.append(vec![long(n)], false).unwrap();
+        }
+    }
+    put(&mut honest, "a", "the boiler is at 1.6 bar");
+    let peer = |of: &Workspace| *authors(&[of]).peer(&of.chain().author).unwrap();
+    let (founder, host, below) = (peer(&honest), peer(&thief), peer(&guest));
+    // The thief has all of them, and hands them on.
+    let every = authors(&[&honest, &thief, &guest, &stranger]);
+    for other in [&mut guest, &mut stranger] {
+        exchange_of(&mut thief, other, &every);
+    }
+    let by = |peer| std::collections::BTreeSet::from([peer]);
+    let vouched_by = [(host, by(founder)), (below, by(host))].into_iter().collect();
+    let mesh = Authors::below(Approvals::of(founder, &vouched_by)).with_room(400_000);
+    let (_, full) = exchange_of(&mut honest, &mut thief, &mesh);
+    let held = |it: &Workspace| -> u64 { it.filled.values().sum() };
+    assert!(held(&thief) > 1_200_000);
+    assert!(held(&honest) <= 400_000, "{} bytes", held(&honest));
+    assert!(
+        !honest.heads.keys().any(|chain| chain.author == stranger.chain().author),
+        "who never belonged wrote nothing"
+    );
+    assert!(full.contains(&host) || full.contains(&below), "it is told");
+    // Who wants little has room.
+    let late_home = TempDir::new().unwrap();
+    let mut late = open(late_home.path());
+    put(&mut late, "b", "pasta again tonight");
+    let vouched_by = [(host, by(founder)), (below, by(host)), (peer(&late), by(founder))].into_iter().collect();
+    let mesh = Authors::below(Approvals::of(founder, &vouched_by)).with_room(400_000);
+    exchange_of(&mut honest, &mut late, &mesh);
+    assert!(found(&mut honest, "pasta tonight").contains(&"b".to_owned()));
+    // What is counted is counted again when it is opened.
+    let before = honest.filled.clone();
+    drop(honest);
+    let again = open(homes[0].path());
+    assert!(again.filled.iter().all(|(author, bytes)| bytes.abs_diff(before[author]) < before[author] / 4 + 200));
 }

@@ -14,6 +14,7 @@ use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEM
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
+use super::authors::Filled;
 use super::error::MemoryError;
 use super::held::Held;
 use super::keys::{self, GroupRow, Meta, Place, TombstoneRow};
@@ -79,6 +80,8 @@ pub struct Workspace {
     key: DeviceKey,
     chain: ChainId,
     pub(super) heads: BTreeMap<ChainId, Head>,
+    /// Bytes of groups that each author has filled. What is erased counts until the next opening.
+    pub(super) filled: Filled,
     /// All that is forgotten, and where it is said.
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// The newest time that was seen.
@@ -120,7 +123,7 @@ impl Workspace {
         let author = AuthorId::of(&key.public_key());
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
-        let (heads, tombstones) = (found.heads, found.tombstones);
+        let (heads, filled, tombstones) = (found.heads, found.filled, found.tombstones);
         let (vacuum_due, unembeddable) = (found.forgetting, BTreeSet::new());
         let mut workspace = Self {
             id,
@@ -130,6 +133,7 @@ impl Workspace {
             key,
             chain,
             heads,
+            filled,
             tombstones,
             clock,
             written: 0,
@@ -264,12 +268,18 @@ impl Workspace {
             let group = SignedGroup::sign(&self.key, self.id, self.chain.incarnation, &head, self.clock, part)
                 .map_err(|_| MemoryError::Damaged("a group over its limits"))?;
             head = group.head();
+            self.fill(&group);
             said.extend(self.rows_of(&group, &mut writes));
         }
         writes.push((keys::head(&self.chain), Some(keys::encode(&head).into())));
         self.store.commit(writes, false)?;
         self.heads.insert(self.chain, head);
         self.note(said)
+    }
+
+    /// Counts a group that is kept.
+    pub(super) fn fill(&mut self, group: &SignedGroup) {
+        *self.filled.entry(group.chain().author).or_default() += group.size() as u64;
     }
 
     /// Brings what is in memory up to date with what was committed.

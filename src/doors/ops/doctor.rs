@@ -90,9 +90,11 @@ pub async fn examine(
 ) -> Result<Vec<Check>, OpError> {
     let (view, around, settings, home) = (mesh.view(), mesh.surroundings(), settings.clone(), home.to_owned());
     let model = memory.meaning().and_then(model_at_work);
+    let full = memory.full();
     tokio::task::spawn_blocking(move || {
         let mut checks = checks(&view, &around, &settings, &home);
         checks.extend(model);
+        checks.extend(full.iter().map(|peer| memory_is_full(peer, &view)));
         checks
     })
     .await
@@ -119,6 +121,14 @@ fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &P
     checks.extend(found.into_iter().map(|(what, press)| Check::warn("settings", what, press)));
     checks.extend(attention(view).into_iter().map(|(what, press)| Check::error("attention", what, press)));
     checks
+}
+
+/// A device of which no more memory is taken here.
+fn memory_is_full(peer: &PeerId, view: &View) -> Check {
+    let name = name_of(view, peer).unwrap_or_else(|| peer.short());
+    let what = format!("no more memory of {name} is taken: it has used up its share of the room on this device");
+    let press = format!("if {name} should not write so much: `sigil forget {name} --with-their-guests`");
+    Check::warn("memory", what, press)
 }
 
 /// Next step by which a log that is stopped here goes on.

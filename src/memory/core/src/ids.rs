@@ -113,7 +113,12 @@ impl AuthorId {
     /// The author that owns a key.
     #[must_use]
     pub fn of(key: &mesh_core::ids::PublicKey) -> Self {
-        let peer = key.peer_id();
+        Self::of_peer(&key.peer_id())
+    }
+
+    /// The author that is this peer.
+    #[must_use]
+    pub fn of_peer(peer: &mesh_core::ids::PeerId) -> Self {
         let mut id = [0; 16];
         for (to, from) in id.iter_mut().zip(peer.0) {
             *to = from;

@@ -35,3 +35,8 @@ pub const STANDING_TOKENS_MAX: usize = 400;
 pub const TOMBSTONES_PER_FRAME: usize = 256;
 /// Groups that one answer of [`crate::replica`] carries, bytes of bodies; at least one group.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of all groups of a workspace, as they travel, that are kept on one device; shared along the approvals of their
+/// authors. As much as the log of one owner: some ten million messages.
+pub const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Shares of those whom others let in come in so many bytes: a group at its limits.
+pub const ROOM_GRAIN_BYTES: u64 = 2 * 1024 * 1024;

@@ -49,7 +49,7 @@ pub mod rates;
 mod reapproval;
 mod reattestation;
 mod rights;
-mod rooms;
+pub mod rooms;
 mod stays;
 mod tiers;
 mod trust;

@@ -1,7 +1,7 @@
 //! Room for statements about rights: so much of each author, and so much of all together, shared along the approvals that
 //! they rest on (`docs/decisions/0068`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::budget::Amount;
 use crate::ids::PeerId;
@@ -98,7 +98,7 @@ impl Room {
         if self.all + wanted <= limits::STATEMENTS_ROOM_MAX {
             return Some(Vec::new());
         }
-        let order = tree(trust);
+        let order = rooms::tree(trust.founder(), &trust.membership().vouched_by);
         let index: BTreeMap<PeerId, usize> = order.iter().enumerate().map(|(at, (peer, _))| (*peer, at)).collect();
         let mut groups: Vec<Group> = order.iter().map(|(_, parent)| Group::below(*parent)).collect();
         // Whom nobody let in whose word counts is at the founder's charge.
@@ -117,25 +117,4 @@ impl Room {
         let others = self.held.iter().filter(|(peer, held)| *peer != author && held.room > left(peer));
         Some(others.map(|(peer, _)| (*peer, left(peer))).collect())
     }
-}
-
-/// Everyone who was ever validly approved, the founder first, with the position of its approver; of several the one nearest
-/// to the founder.
-fn tree(trust: &Trust) -> Vec<(PeerId, usize)> {
-    let mut let_in: BTreeMap<PeerId, BTreeSet<PeerId>> = BTreeMap::new();
-    for (peer, by) in &trust.membership().vouched_by {
-        for by in by {
-            let_in.entry(*by).or_default().insert(*peer);
-        }
-    }
-    let (mut order, mut seen) = (vec![(trust.founder(), 0)], BTreeSet::from([trust.founder()]));
-    let mut next = VecDeque::from([0]);
-    while let Some(at) = next.pop_front() {
-        let guests = order.get(at).and_then(|(peer, _)| let_in.get(peer));
-        for guest in guests.into_iter().flatten().filter(|guest| seen.insert(**guest)) {
-            next.push_back(order.len());
-            order.push((*guest, at));
-        }
-    }
-    order
 }

@@ -797,6 +797,7 @@ impl Book {
         let me = self.me;
         self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), facts.trust, fx);
         self.closed.look_soon(fx.now.mono_ms);
+        self.close_ended_of_excluded(facts, fx);
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
 

@@ -27,6 +27,8 @@ pub const ARGUMENTS_LACKING_MAX: usize = 32;
 pub const DEFERRED_MAX: usize = 10_000;
 /// Calls of one origin that ended without their target's own outcome and stay in a book; the oldest leave it first.
 pub const ENDED_MAX: usize = 4_000;
+/// The same of an origin that does not belong any more: what it had filled is free when it is gone.
+pub const ENDED_OF_EXCLUDED_MAX: usize = 128;
 /// Bytes of outputs and texts of such calls.
 pub const ENDED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Calls of an origin that was removed, of those that are over, that stay on disk; the newest, as their ids sort.
@@ -167,7 +169,8 @@ pub const STAY_MS_MAX: u64 = 30 * 24 * 3_600_000;
 pub const STAY_SCOPE_MAX: usize = 16;
 
 /// Time after its end for which a stay is left to the device that approved it, whose clock it is by, before any other owner
-/// ends it: 10 minutes, more than clocks of one household differ by.
+/// ends it, and within which an hour's consent may be shown to one that had not heard of it: 10 minutes, more than clocks of
+/// one household differ by.
 pub const STAY_GRACE_MS: u64 = 600_000;
 
 /// Time for which a device that was let in for one call stays when that is over, to read the result: 30 s.

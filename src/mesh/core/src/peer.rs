@@ -702,7 +702,7 @@ impl Peer {
     }
 
     fn time_closed(&mut self, fx: &mut Effects<'_>) {
-        self.book.closed.handle_timeout(&facts!(self), fx);
+        self.book.time_closed(&facts!(self), fx);
     }
 
     fn time_executor(&mut self, fx: &mut Effects<'_>) {

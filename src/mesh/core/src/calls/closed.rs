@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::Book;
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::facts::Facts;
@@ -18,6 +19,8 @@ use crate::rows::{self, Row as _};
 const LOOK_AFTER_MS: u64 = 1_000;
 /// Between two steps of deleting.
 const GO_ON_MS: u64 = 20;
+/// Calls of who is gone that are closed in one step.
+const CLOSED_PER_STEP: usize = 256;
 /// An account's row is written when it is off by so much: a crash forgets no more than that.
 const SAVE_AFTER: Amount = Amount { entries: 32, bytes: 32 * 1024 };
 
@@ -141,6 +144,29 @@ impl Closed {
     /// Room that the rows of each origin take.
     pub(crate) fn held(&self) -> impl Iterator<Item = (PeerId, Amount)> + '_ {
         self.accounts.iter().map(|(origin, account)| (*origin, account.held))
+    }
+}
+
+impl Book {
+    /// Closes what is too much of it: of calls that are over on disk, and of those that have ended and stay in the book.
+    pub(crate) fn time_closed(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        if self.closed.poll_timeout().is_some_and(|at| at <= fx.now.mono_ms) {
+            self.closed.handle_timeout(facts, fx);
+            self.close_ended_of_excluded(facts, fx);
+        }
+    }
+
+    /// Closes the oldest calls of origins that do not belong any more, some in a step.
+    pub(super) fn close_ended_of_excluded(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+        let me = self.me;
+        let is_gone = |origin: &PeerId| *origin != me && facts.trust.is_excluded(origin);
+        let over = self.shares.ended_of_excluded(is_gone);
+        for id in over.iter().take(CLOSED_PER_STEP) {
+            self.close(id, fx);
+        }
+        if over.len() > CLOSED_PER_STEP {
+            self.closed.look_at = Some(fx.now.mono_ms + GO_ON_MS);
+        }
     }
 }
 

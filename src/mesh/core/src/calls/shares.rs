@@ -101,6 +101,16 @@ impl Shares {
         over
     }
 
+    /// Calls that ended and stay, of origins that do not belong any more, beyond those that stay of such a one: the oldest.
+    pub(super) fn ended_of_excluded(&self, is_excluded: impl Fn(&PeerId) -> bool) -> Vec<ReqId> {
+        let of = |(origin, share): (&PeerId, &Share)| {
+            let surplus = share.ended.len().saturating_sub(limits::ENDED_OF_EXCLUDED_MAX);
+            let surplus = if surplus > 0 && is_excluded(origin) { surplus } else { 0 };
+            share.ended.keys().take(surplus).map(|(_, id)| *id).collect::<Vec<_>>()
+        };
+        self.by_origin.iter().flat_map(of).collect()
+    }
+
     /// It leaves the book.
     pub(super) fn remove_ended(&mut self, id: ReqId, origin: PeerId, arrival: u64) {
         if let Some(share) = self.by_origin.get_mut(&origin)
@@ -205,5 +215,26 @@ mod tests {
         }
         shares.remove_ended(large, origin, 9);
         assert!(shares.by_origin.is_empty(), "nothing is kept of one that has nothing here");
+    }
+
+    #[test]
+    fn s05_of_who_is_gone_few_ended_calls_stay() {
+        let (gone, here) = (id(1), id(3));
+        let mut shares = Shares::default();
+        let beyond = 5;
+        for origin in [gone, here] {
+            for n in 1..=(limits::ENDED_OF_EXCLUDED_MAX + beyond) as u64 {
+                let call = header(&origin, n, id(2), "t").id;
+                assert!(shares.add_ended(call, origin, n, 100).is_empty());
+            }
+        }
+        let over = shares.ended_of_excluded(|origin| *origin == gone);
+        let oldest: Vec<ReqId> = (1..=beyond as u64).map(|n| header(&gone, n, id(2), "t").id).collect();
+        assert_eq!(over, oldest);
+        for (arrival, call) in (1..).zip(&over) {
+            shares.remove_ended(*call, gone, arrival);
+        }
+        assert!(shares.ended_of_excluded(|_| false).is_empty());
+        assert!(shares.ended_of_excluded(|origin| *origin == gone).is_empty());
     }
 }

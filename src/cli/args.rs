@@ -82,7 +82,8 @@ pub(crate) enum Command {
         /// Also remove the devices that it let in, and those that these let in
         #[arg(long)]
         with_their_guests: bool,
-        /// Also take back what it said about rights, and what the devices removed with it said; what that replaced holds again
+        /// Also take back what it said about rights, and the names that it gave to devices, and what the devices removed with it
+        /// said and gave; what that replaced holds again
         #[arg(long)]
         with_their_rights: bool,
     },

@@ -270,8 +270,8 @@ pub(super) struct Forgetting {
     /// True to forget its guests too: everyone who belongs by its approval, or by that of one of those, and by nobody else's.
     #[serde(default)]
     with_guests: bool,
-    /// True to take back what it said about rights, and what those said who go too: what that replaced holds again. Only
-    /// through the unix socket.
+    /// True to take back what it said about rights and the names that it gave to devices, and what those said and gave who go
+    /// too: what that replaced holds again. Only through the unix socket.
     #[serde(default)]
     with_rights: bool,
 }

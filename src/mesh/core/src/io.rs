@@ -295,7 +295,7 @@ pub enum Command {
     Revoke {
         /// Which.
         peer: PeerId,
-        /// True to take back what it said about rights, so that what it replaced holds again.
+        /// True to take back what it said about rights and the names that it gave, so that what these replaced holds again.
         unsaid: bool,
     },
     /// Revoke and forget these peers, in one step and with one fsync; at most [`crate::limits::REVOKED_AT_ONCE_MAX`].

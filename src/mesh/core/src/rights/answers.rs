@@ -1,8 +1,8 @@
 //! All that people said to calls that ask, as this peer holds it: entries, and for how long each is kept.
 //!
 //! Whether one counts is judged anew at each decision ([`crate::policy::View::decide`]). Here is only that it takes no
-//! more room than it may, and that it ends: an hour when it is over by the clock of whoever holds it, an answer to a call
-//! together with that. An hour is held in memory alone, so a restart ends it.
+//! more room than it may, and that it ends: an hour when it is over by the clock of whoever holds it, or by the time at which
+//! it was signed, an answer to a call together with that. An hour is held in memory alone, so a restart ends it.
 
 use std::collections::BTreeMap;
 
@@ -98,7 +98,11 @@ impl Answers {
         let Some(consent) = read(entry) else { return false };
         let hour = matches!(consent.choice, Choice::Hour { .. });
         // Of an hour of which nobody knows how much is left, nothing is.
-        let left_ms = if hour { left_ms.unwrap_or(0).min(hour_ms) } else { left_ms.unwrap_or(UNKNOWN_MS) };
+        // And who shows it may have kept it for longer than it says.
+        let age_ms = fx.now.wall_ms.saturating_sub(entry.entry.hlc >> 16);
+        let by_clocks = (hour_ms + limits::STAY_GRACE_MS).saturating_sub(age_ms);
+        let told = |left_ms: Option<u64>| left_ms.unwrap_or(0).min(hour_ms).min(by_clocks);
+        let left_ms = if hour { told(left_ms) } else { left_ms.unwrap_or(UNKNOWN_MS) };
         let endless = hour && !fx.enforces(ProtocolRule::HourEnds);
         let until = if endless { u64::MAX } else { fx.now.mono_ms + left_ms };
         if let Some(held) = self.held.get_mut(&entry.hash) {

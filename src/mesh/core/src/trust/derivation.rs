@@ -162,9 +162,20 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
             && !(by_genesis && *peer == founder)
             && let Some(tier) = node.record.tier()
         {
+            // Names that are taken back with whoever gave them give way to the last that somebody else gave.
+            let kept = |(node, _): &&Approval<'_, '_>| !is_taken_back(node.record, &all, rules);
+            let latest = |(node, _): &&Approval<'_, '_>| {
+                let entry = &node.record.entry;
+                (entry.entry.hlc, entry.author, entry.hash)
+            };
+            let node_id = if kept(&&(node, node_id)) {
+                node_id
+            } else {
+                admitting.iter().filter(kept).max_by_key(latest).map_or(node_id, |(_, name)| *name)
+            };
             // A later approval, to another tier, does not cost a peer its name.
-            let named = || admitting.iter().filter(|(_, other)| *other == node_id).map(|(node, _)| node.record);
-            let since = named().map(|record| record.entry.entry.hlc).min().unwrap_or_default();
+            let named = || admitting.iter().filter(|(_, other)| *other == node_id);
+            let since = named().map(|(node, _)| node.record.entry.entry.hlc).min().unwrap_or_default();
             let entry = &ground.record.entry;
             let member = Member {
                 key: node.record.change.subject,
@@ -174,7 +185,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
                 by: Some(entry.author),
                 since_ms: entry.entry.hlc >> 16,
                 named_hlc: since,
-                confirmed: named().any(Record::names_seen),
+                confirmed: named().filter(kept).any(|(node, _)| node.record.names_seen()),
                 grant: entry.hash,
                 stay: node.record.stay().cloned(),
             };
@@ -225,6 +236,16 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         }
     }
     derived
+}
+
+/// True if the owner that removed the author of this approval took back what it said of rights, to which names belong. The
+/// approval itself counts: who belongs is judged by itself.
+fn is_taken_back(record: &Record, all: &BTreeMap<PeerId, About<'_, '_>>, rules: ProtocolRules) -> bool {
+    let entry = &record.entry;
+    let takes_back =
+        |node: &&Node<'_>| node.record.unsays() && node.record.cutoffs.contains_key(&entry.entry.incarnation);
+    let revoked = all.get(&entry.author).is_some_and(|about| about.revocations.iter().any(takes_back));
+    revoked && entry.author != record.subject && rules.enforces(ProtocolRule::UnsaidIsVoid)
 }
 
 fn awaiting_reapproval(graph: &Graph<'_>, about: &About<'_, '_>) -> Option<AwaitingReapproval> {

@@ -2,9 +2,9 @@
 
 use mesh_core::answer_words::{said_before, too_late};
 use mesh_core::entry::{Kind, encode};
-use mesh_core::frame::Phase;
+use mesh_core::frame::{EntryItem, Frame, Phase};
 use mesh_core::ids::{Hash, ReqId};
-use mesh_core::io::{AnswerChoice, CallState, Command, Edit, NewAnswer, NewCall, Refusal, Reply};
+use mesh_core::io::{AnswerChoice, CallState, Command, Edit, Input, NewAnswer, NewCall, Refusal, Reply};
 use mesh_core::policy::{
     Binding, Choice, Consent, Device, Key, Note, Otherwise, Person, Role, Rule, RuleVerdict, Value, Verdict, Workspace,
 };
@@ -131,6 +131,34 @@ fn an_hour_lets_calls_alike_run_until_it_is_over_and_dies_with_the_process() {
     let fourth = net.ask(1, by_mia(0));
     net.pass(1_000);
     assert_eq!(net.runs(&fourth), 0, "nobody knows what is left of it");
+}
+
+/// A device that relays an hour says how much of it is left. Whoever kept it back has no second hour by that.
+#[test]
+fn k1_an_hour_that_is_shown_late_is_over() {
+    for (late_ms, counts) in [(1_000, true), (3_600_000 + 11 * 60_000, false)] {
+        let mut net = Net::of(3);
+        home(&mut net);
+        net.pass(1_000);
+        net.split(&[&[0, 1], &[2]]);
+        let first = net.ask(1, by_mia(2));
+        net.pass(500);
+        says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+        net.pass(late_ms);
+        net.split(&[&[0], &[1], &[2]]);
+        // All that the third has not heard of the first one's log, with as much time as can be said.
+        let held = net.devices[2].log().iter().map(|entry| entry.hash).collect::<Vec<_>>();
+        let missed =
+            net.devices[0].log().into_iter().filter(|entry| entry.author == id(0) && !held.contains(&entry.hash));
+        let entries: Vec<_> = missed.map(|entry| EntryItem { entry, left_ms: Some(3_600_000) }).collect();
+        assert!(entries.iter().any(|item| item.entry.entry.kind == Kind::CONSENT));
+        net.link(1, 2);
+        net.input(2, Input::Recv(id(1), Frame::Entries { entries, more: false }));
+        net.pass(2_000);
+        let next = net.ask(1, by_mia(2));
+        net.pass(2_000);
+        assert_eq!(net.runs(&next) > 0, counts, "shown after {late_ms} ms");
+    }
 }
 
 #[test]

@@ -565,6 +565,36 @@ fn r11_rights_know_a_shared_device_only_by_a_name_that_an_owner_gave_or_saw() {
     assert_eq!(net.command(0, taken), Reply::Refused(Refusal::NameTaken("panel-y".parse().unwrap())));
 }
 
+/// A thief that was an owner called the phone by the tablet's name. Who removes it and takes back what it said takes that back
+/// too; who removes it alone, as an old laptop is, keeps the names that it gave.
+#[test]
+fn k1_names_that_a_removed_owner_gave_go_with_what_it_said() {
+    for unsaid in [false, true] {
+        let mut net = Net::of(4);
+        for (n, name) in [(1, "peer-1"), (2, "peer-2")] {
+            assert!(matches!(net.approve(0, n, name, Tier::Shared), Reply::Approved(_)));
+        }
+        assert!(matches!(net.approve(3, 9, "made-up", Tier::Shared), Reply::Approved(_)));
+        net.pass(1_000);
+        for (n, name) in [(1, "box"), (2, "peer-1")] {
+            let renamed = net.command(3, Command::Rename { peer: id(n), node_id: name.parse().unwrap() });
+            assert_eq!(renamed, Reply::Renamed);
+            net.pass(1_000);
+        }
+        assert_eq!(known(&net, 2, &[0, 1, 2, 3]), named("peer-1", true, None));
+        assert_eq!(net.command(0, Command::Revoke { peer: id(3), unsaid }), Reply::Revoked);
+        net.pass(1_000);
+        let expected = if unsaid { ["peer-1", "peer-2"] } else { ["box", "peer-1"] };
+        for (n, name) in [(1, expected[0]), (2, expected[1])] {
+            assert_eq!(known(&net, n, &[0, 1, 2]), named(name, true, None));
+        }
+        // A name that nobody else gave stays what it is called by, and rights know it by none.
+        assert_eq!(known(&net, 9, &[0, 1, 2]), named("made-up", !unsaid, None));
+        net.restart(0);
+        assert_eq!(known(&net, 2, &[0]), named(expected[1], true, None));
+    }
+}
+
 #[test]
 fn k4_nobody_takes_the_name_that_another_has_chosen() {
     let mut net = Net::of(4);

@@ -25,6 +25,7 @@ const PROFILES: [Profile; 10] = [
     Profile::Relay,
     Profile::Rights,
     Profile::People,
+    Profile::Tokens,
     Profile::Clocks,
     Profile::Disks,
     Profile::Queue,

@@ -153,8 +153,8 @@ pub(crate) fn joined(
     judged.map(|joined| joined.rows)
 }
 
-/// The peer's directory record, with all that it forbids itself.
-pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String>) -> Directory {
+/// The tools that every device offers.
+pub(crate) fn tools() -> Vec<ToolDecl> {
     let tool = |name: &str, effect, owner_only| ToolDecl {
         name: name.parse().expect("a valid constant"),
         effect,
@@ -162,6 +162,16 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String
         owner_only,
         at_once: None,
     };
+    vec![
+        tool("look", Effect::None, false),
+        tool("put", Effect::Idempotent, false),
+        tool("print", Effect::Once, false),
+        tool(OWNERS_TOOL, Effect::Once, true),
+    ]
+}
+
+/// The peer's directory record, with all that it forbids itself.
+pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String>) -> Directory {
     Directory {
         addresses: vec![format!("10.0.0.{index}:7100")],
         platform: "linux".into(),
@@ -169,12 +179,7 @@ pub(crate) fn directory(index: usize, plan: &PeerPlan, forbids: &BTreeSet<String
         class: plan.class,
         eligible: plan.eligible,
         name: None,
-        tools: vec![
-            tool("look", Effect::None, false),
-            tool("put", Effect::Idempotent, false),
-            tool("print", Effect::Once, false),
-            tool(OWNERS_TOOL, Effect::Once, true),
-        ],
+        tools: tools(),
         services: match plan.relays {
             None => Vec::new(),
             Some(false) => vec![RELAYED_SERVICE],

@@ -169,7 +169,8 @@ fn share(profile: Profile) -> u64 {
         | Profile::Halves
         | Profile::Ages
         | Profile::Rights
-        | Profile::People => 1,
+        | Profile::People
+        | Profile::Tokens => 1,
     }
 }
 

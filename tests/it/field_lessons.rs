@@ -198,8 +198,8 @@ fn fl_2_2_who_calls_itself_like_a_device_that_is_off_is_another() {
     let twin = Home::new("lamp").started();
     let code = text(&hub.post("invites", &json!({ "tier": "shared" })).json(), "code").to_owned();
     assert!((200..300).contains(&twin.join(&code).status));
-    wait_converged(&[&hub, &twin], PATIENCE);
-    assert_eq!(text(&twin.status(), "node_id"), "lamp-2");
+    wait_until("it is there", PATIENCE, || hub.node_state("lamp-2").as_deref() == Some("online"));
+    wait_until("it knows its name", PATIENCE, || text(&twin.status(), "node_id") == "lamp-2");
     assert_eq!(hub.get("nodes/lamp").expect(200)["peer_id"], real.as_str());
     wait_until("it knows the rules", PATIENCE, || may(&twin) == "deny");
     // Nor by asking for that name.

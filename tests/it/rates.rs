@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, PATIENCE, items, wait_until};
+use crate::harness::{Home, PATIENCE, done, items, wait_until};
 
 #[test]
 fn p12_an_agent_in_a_loop_is_told_when_to_come_back_and_its_person_is_not_held_up() {
@@ -89,18 +89,18 @@ fn p12_a_tool_has_as_many_runs_at_once_as_its_settings_say_and_a_reload_changes_
 #[test]
 fn p12_a_token_that_asks_about_rights_without_end_is_told_when_to_come_back() {
     let hub = Home::new("hub").started();
-    let token = hub.cli(&["token", "--for", "agent:owner/claude"]);
-    assert_eq!(token.code, 0, "{token:?}");
-    let token = token.stdout.trim();
-    let ask = || hub.ask_by_token(token, "GET", "policy/explain?node=hub&tool=device.info", &Value::Null);
-    let answers: Vec<_> = (0..400).map(|_| ask()).collect();
-    let refused = answers.iter().find(|answer| answer.status == 429).expect("too many");
+    done(&hub, &["person", "add", "anna", "--role", "admin"]);
+    let token = done(&hub, &["token", "--for", "anna"]).trim().to_owned();
+    // A table is ten questions: slow enough for a busy machine to be asked too often.
+    let ask = || hub.ask_by_token(&token, "GET", "policy/matrix", &Value::Null);
+    let answers: Vec<_> = (0..60).map(|_| ask()).collect();
+    let refused = answers.iter().rev().find(|answer| answer.status == 429).expect("too many");
     let problem = refused.problem(429);
-    assert_eq!((&problem["code"], &problem["per_s"]), (&json!("rate_limited"), &json!(50)), "{problem}");
+    assert_eq!((&problem["code"], &problem["per_s"]), (&json!("rate_limited"), &json!(5)), "{problem}");
     let after: u64 = refused.header("retry-after").expect("when to try again").parse().expect("seconds");
-    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 100);
-    for _ in 0..200 {
-        assert_eq!(hub.get("policy/explain?node=hub&tool=device.info").status, 200, "at the device itself");
+    assert!(answers.iter().filter(|answer| answer.status == 200).count() >= 10);
+    for _ in 0..60 {
+        assert_eq!(hub.get("policy/matrix").status, 200, "at the device itself");
     }
     std::thread::sleep(Duration::from_secs(after));
     assert_eq!(ask().status, 200);

@@ -448,11 +448,11 @@ fn p12_an_edit_is_in_force_at_every_connected_peer_within_half_a_second() {
     for turn in 0..10 {
         // Edited at either owner, a deny and its end in turn.
         let (at, verdict) = ([&hub, &desk][turn / 2 % 2], if turn % 2 == 0 { "deny" } else { "allow" });
-        let rule = json!({ "rules": { "x": { "verdict": verdict, "who": ["owner"], "tools": ["again"] } } });
+        let rule = json!({ "rules": { "x": { "verdict": verdict, "who": ["role:owner"], "tools": ["again"] } } });
         at.ask("PUT", "/api/v1/policy/rules?workspace=home", &head, rule.to_string().as_bytes()).expect(200);
         let since = now();
         for home in [&hub, &desk, &tablet] {
-            let path = "policy/explain?principal=owner&node=hub&tool=again&workspace=home";
+            let path = "policy/explain?principal=person:owner&node=hub&tool=again&workspace=home";
             wait_until("it is in force", PATIENCE, || home.get(path).expect(200)["verdict"] == verdict);
         }
         times.push(since.elapsed());

@@ -23,6 +23,7 @@ impl Plan {
             | Profile::Ages
             | Profile::Rights
             | Profile::People
+            | Profile::Tokens
             | Profile::Relay => {
                 return Self::draw_rough(seed, profile);
             }
@@ -116,6 +117,7 @@ impl Plan {
                 blob: dice.chance(100),
                 cancel_after_us: None,
                 principal: None,
+                token: None,
             };
             self.asks.push((begins + argument * dice.range(MS..=20 * MS), ask));
         }
@@ -186,6 +188,7 @@ impl Plan {
             | Profile::Ages
             | Profile::Rights
             | Profile::People
+            | Profile::Tokens
             | Profile::Relay => dice.range(2..=16),
         };
         let mut revoked = false;
@@ -264,7 +267,7 @@ impl Plan {
             | Profile::Ages
             | Profile::Rights
             | Profile::Relay => dice.range(4..=30),
-            Profile::People => dice.range(2..=8),
+            Profile::People | Profile::Tokens => dice.range(2..=8),
         };
         let key_target = dice.index(count);
         for argument in 0..asks {
@@ -283,6 +286,7 @@ impl Plan {
                 blob: dice.chance(80),
                 cancel_after_us: dice.chance(120).then(|| dice.range(0..=3 * SECOND)),
                 principal: None,
+                token: None,
             };
             if dice.chance(120) {
                 // One client key, twice or more: at one origin or at two; now and then with other arguments.

@@ -53,6 +53,8 @@ pub(crate) enum Profile {
     Rights,
     /// People of several roles, their agents and devices, and rules about who; edited in two halves.
     People,
+    /// The same, with tokens by which some of them ask, and tools of devices of which only some are approved.
+    Tokens,
     /// Links to the gateway that are cut for long, devices that relay, and relays that die.
     Relay,
 }
@@ -71,6 +73,7 @@ impl Profile {
         Self::Ages,
         Self::Rights,
         Self::People,
+        Self::Tokens,
         Self::Relay,
     ];
 
@@ -89,6 +92,7 @@ impl Profile {
             Self::Ages => "ages",
             Self::Rights => "rights",
             Self::People => "people",
+            Self::Tokens => "tokens",
             Self::Relay => "relay",
         }
     }
@@ -279,6 +283,10 @@ pub(crate) enum Word {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         wait_ms: Option<u64>,
     },
+    /// Tools of a device that are approved, as it offers them: its others wait.
+    Tools { peer: usize, tools: Vec<String> },
+    /// A token, by whom it is for and the tools that it opens; without any it is revoked.
+    Token { token: String, holder: String, tools: Vec<String> },
 }
 
 impl Word {
@@ -290,6 +298,8 @@ impl Word {
             Self::Seat { role, .. } => role.is_some(),
             Self::Rule { verdict, .. } => *verdict == Some(RuleVerdict::Allow),
             Self::Sits { .. } | Self::Workspace { .. } => true,
+            Self::Tools { .. } => false,
+            Self::Token { tools, .. } => !tools.is_empty(),
         }
     }
 
@@ -302,6 +312,8 @@ impl Word {
             Self::Seat { workspace, person, .. } => format!("seat {workspace}/{person}"),
             Self::Workspace { workspace, .. } => format!("workspace {workspace}"),
             Self::Rule { at, .. } => format!("rule {at}"),
+            Self::Tools { peer, .. } => format!("tools {peer}"),
+            Self::Token { token, .. } => format!("token {token}"),
         }
     }
 }
@@ -334,6 +346,9 @@ pub(crate) struct Ask {
     /// Who asks, if not whoever sits at the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) principal: Option<String>,
+    /// The token by which it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<String>,
 }
 
 /// All of it.
@@ -505,7 +520,7 @@ impl Fault {
             | Self::Demote { by, peer }
             | Self::Raise { by, peer }
             | Self::Seat { by, peer, .. }
-            | Self::Say { by, word: Word::Sits { peer, .. } } => vec![*by, *peer],
+            | Self::Say { by, word: Word::Sits { peer, .. } | Word::Tools { peer, .. } } => vec![*by, *peer],
             Self::Govern { by } | Self::Rule { by, .. } | Self::Say { by, .. } => vec![*by],
             Self::Wipe { peer, heir, .. } => vec![*peer, *heir],
             Self::Forbid { peer, .. }

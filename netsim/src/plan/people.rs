@@ -23,6 +23,9 @@ const ASKERS: [&str; 7] = [
     "agent:owner/helper",
 ];
 const TOOLS: [&str; 3] = ["look", "put", "print"];
+/// Tokens, each with whom it is for.
+const TOKENS: [(&str, &str); 3] =
+    [("anna-panel", "person:anna"), ("bens-bot", "agent:ben/bot"), ("script", "person:owner")];
 
 /// A rule by its name: who and what it is about stay, what it says changes.
 type PlannedRule = (&'static str, &'static [&'static str], &'static [&'static str], &'static [RuleVerdict]);
@@ -185,6 +188,7 @@ impl Plan {
             Word::Sits { people, .. } => *people = vec![dice.pick(&PEOPLE).to_owned()],
             Word::Seat { role, .. } => *role = dice.chance(700).then(|| dice.pick(&[Role::Guest, Role::Admin])),
             Word::Workspace { members, .. } => *members = dice.pick(&[Verdict::Allow, Verdict::Deny]),
+            Word::Tools { tools, .. } | Word::Token { tools, .. } => *tools = Self::some_tools(dice),
             Word::Rule { at, verdict, .. } => {
                 let of = RULES.iter().find(|(name, ..)| name == at);
                 *verdict = of.filter(|_| dice.chance(600)).map(|(.., verdicts)| dice.pick(verdicts));
@@ -210,8 +214,49 @@ impl Plan {
                 blob: false,
                 cancel_after_us: dice.chance(80).then(|| dice.range(0..=2 * SECOND)),
                 principal: Some(dice.pick(&ASKERS).to_owned()),
+                token: None,
             };
             self.asks.push((dice.range(300 * MS..=FAULTS_US), ask));
+        }
+    }
+
+    fn some_tools(dice: &mut Dice) -> Vec<String> {
+        TOOLS.iter().filter(|_| dice.chance(600)).map(|tool| (*tool).to_owned()).collect()
+    }
+
+    /// Tokens by which some ask, said early, narrowed and revoked later; and tools of devices that are approved, some and others,
+    /// each by owners who may not have heard each other.
+    pub(super) fn draw_tokens(&mut self, dice: &mut Dice) {
+        let count = self.peers.len();
+        let owners: Vec<usize> = (0..count).filter(|peer| self.peers[*peer].tier == Tier::Owner).collect();
+        let token = |of: (&str, &str), tools: Vec<String>| {
+            let (token, holder) = (of.0.to_owned(), of.1.to_owned());
+            Word::Token { token, holder, tools }
+        };
+        for of in TOKENS {
+            let tools = if dice.chance(500) { TOOLS.map(str::to_owned).to_vec() } else { Self::some_tools(dice) };
+            self.faults.push((70 * MS, Fault::Say { by: 0, word: token(of, tools) }));
+        }
+        for _ in 0..dice.range(2..=8) {
+            let word = if dice.chance(500) {
+                // Half of these revoke.
+                let tools = if dice.chance(500) { Vec::new() } else { Self::some_tools(dice) };
+                token(dice.pick(&TOKENS), tools)
+            } else {
+                Word::Tools { peer: dice.index(count), tools: Self::some_tools(dice) }
+            };
+            let at = dice.range(SECOND..=FAULTS_US);
+            self.faults.push((at, Fault::Say { by: dice.pick(&owners), word: word.clone() }));
+            if dice.chance(500) {
+                let at = (at + dice.range(0..=2 * SECOND)).min(FAULTS_US);
+                self.faults.push((at, Fault::Say { by: dice.pick(&owners), word: Self::draw_other(dice, &word) }));
+            }
+        }
+        for (_, ask) in &mut self.asks {
+            if dice.chance(400) {
+                let (token, holder) = dice.pick(&TOKENS);
+                (ask.token, ask.principal) = (Some(token.to_owned()), Some(holder.to_owned()));
+            }
         }
     }
 }

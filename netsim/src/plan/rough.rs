@@ -15,7 +15,7 @@ impl Plan {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
             Profile::Rights => dice.range(3..=5) as usize,
-            Profile::People => dice.range(3..=6) as usize,
+            Profile::People | Profile::Tokens => dice.range(3..=6) as usize,
             Profile::Ages => dice.range(2..=5) as usize,
             Profile::Relay => dice.range(3..=6) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
@@ -44,8 +44,9 @@ impl Plan {
             faults: Vec::new(),
             asks: Vec::new(),
         };
-        if !matches!(profile, Profile::Halves | Profile::Rights | Profile::People | Profile::Relay) || dice.chance(300)
-        {
+        let quiet =
+            matches!(profile, Profile::Halves | Profile::Rights | Profile::People | Profile::Tokens | Profile::Relay);
+        if !quiet || dice.chance(300) {
             plan.draw_faults(&mut dice, profile);
         }
         plan.draw_asks(&mut dice, profile);
@@ -63,6 +64,10 @@ impl Plan {
             Profile::Ages => plan.draw_ages(&mut dice),
             Profile::Rights => plan.draw_rights(&mut dice),
             Profile::People => plan.draw_people(&mut dice),
+            Profile::Tokens => {
+                plan.draw_people(&mut dice);
+                plan.draw_tokens(&mut dice);
+            }
             Profile::Relay => plan.draw_relays(&mut dice),
             Profile::Fleet | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {}
         }
@@ -163,6 +168,7 @@ impl Plan {
                     blob: false,
                     cancel_after_us: None,
                     principal: None,
+                    token: None,
                 };
                 self.asks.push((at + dice.range(0..=400 * MS), ask));
             }
@@ -380,6 +386,7 @@ impl Plan {
                 blob: false,
                 cancel_after_us: None,
                 principal: None,
+                token: None,
             };
             self.asks.push((apart - dice.range(0..=2_500 * MS), ask));
         }
@@ -437,6 +444,7 @@ impl Plan {
                     blob: false,
                     cancel_after_us: dice.chance(50).then(|| dice.range(0..=2 * SECOND)),
                     principal: None,
+                    token: None,
                 };
                 self.asks.push((at + number * dice.range(0..=20 * MS), ask));
             }
@@ -497,6 +505,7 @@ impl Plan {
                         blob: false,
                         cancel_after_us: None,
                         principal: None,
+                        token: None,
                     };
                     self.asks.push((within(dice), ask));
                 }
@@ -527,6 +536,7 @@ impl Plan {
             blob: false,
             cancel_after_us: None,
             principal: None,
+            token: None,
         };
         let down_us = dice.range(100 * MS..=2 * SECOND);
         let after_us = dice.range(0..=100 * MS);

@@ -8,6 +8,7 @@ use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, NodeId, PeerId};
 use mesh_core::io::{Command, Input, NewCall, Now, Space};
+use mesh_core::policy::Credential;
 use mesh_core::record::{ChangeKind, Effect, MembershipChange, Payload, Tier};
 use mesh_core::test_kit::{Author, Snapshot};
 
@@ -166,7 +167,7 @@ impl Director {
             timeout_ms: ask.timeout_ms.unwrap_or(60_000),
             effect: ask.strict.then_some(Effect::Once),
             principal: ask.principal.as_deref().map(rights::constant),
-            credential: None,
+            credential: ask.token.as_deref().map(|token| Credential { token: rights::constant(token), over: false }),
             workspace: None,
             client_key: ask.key,
         };

@@ -17,7 +17,7 @@ use super::calls::{Accepted, Calls};
 use super::commands::{Commands, Purpose};
 use super::liveness::Liveness;
 use super::peer::{Peers, State};
-use super::rights::Rights;
+use super::rights::{self, Rights};
 use super::statements::Statements;
 use super::stats::Stats;
 use crate::dice::Dice;
@@ -461,6 +461,9 @@ impl Mesh {
                     && self.calls.get(&id).is_some_and(|accepted| accepted.origin == peer)
                 {
                     env.moment(|| Moment::Ended(peer, ending.as_str(), row.confirmed));
+                }
+                if row.state == CallState::Ended(Ending::Denied) {
+                    rights::denied(env.now, &self.peers[peer], &id, &self.plan, &mut self.checks);
                 }
                 env.story(|| {
                     let by = self.peers.iter().position(|sim| sim.id == row.peer);

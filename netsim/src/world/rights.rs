@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use mesh_core::frame::{Dispatch, Phase};
 use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{AnswerChoice, CallState, Edit, Invocation, NewAnswer, View};
+use mesh_core::io::{AnswerChoice, CallRecord, CallState, Edit, Invocation, NewAnswer, View};
 use mesh_core::limits;
 use mesh_core::policy::{
     Binding, Cause, Choice, Credential, Domain, Key, Mode, Otherwise, Principal, Request, Role, Rule, RuleRef,
     RuleVerdict, Seat, Value, Verdict, Workspace, WorkspaceId,
 };
 use mesh_core::record::{Ending, Header};
+use mesh_core::rows;
 use mesh_core::rule_words;
 
 use super::peer::{Peers, Sim};
@@ -430,16 +431,33 @@ const fn is_absence(cause: &Cause) -> bool {
 fn never_denied(now: u64, peers: &Peers, only_gives: bool, checks: &mut Checks) {
     for sim in peers.iter().filter(|sim| sim.is_member()) {
         let Some(node) = &sim.node else { continue };
-        let denied = node.open_calls().find(|record| {
-            // Where nothing but a rule takes, or a person's no, it is one that is there that denies.
-            let cause = rule_words::rule_of(record).filter(|_| record.state == CallState::Ended(Ending::Denied));
-            let by_right = cause.is_some_and(|cause| only_gives || is_absence(&cause));
-            let in_workspaces = record.header.rule != Cause::Open.to_string();
-            by_right && in_workspaces && record.header.tool.as_str() != crate::node::OWNERS_TOOL
-        });
-        if let Some(record) = denied {
-            let (id, reason) = (record.header.id, record.reason.clone());
-            checks.fail("allowed-is-not-denied", now, || format!("{id} is denied at p{}: {reason}", sim.index));
+        if let Some(record) = node.open_calls().find(|record| is_denied_unduly(record, only_gives)) {
+            fail_denied(now, sim.index, record, checks);
         }
+    }
+}
+
+fn is_denied_unduly(record: &CallRecord, only_gives: bool) -> bool {
+    // Where nothing but a rule takes, or a person's no, it is one that is there that denies.
+    let cause = rule_words::rule_of(record).filter(|_| record.state == CallState::Ended(Ending::Denied));
+    let by_right = cause.is_some_and(|cause| only_gives || is_absence(&cause));
+    let in_workspaces = record.header.rule != Cause::Open.to_string();
+    by_right && in_workspaces && record.header.tool.as_str() != crate::node::OWNERS_TOOL
+}
+
+fn fail_denied(now: u64, peer: usize, record: &CallRecord, checks: &mut Checks) {
+    let (id, reason) = (record.header.id, record.reason.clone());
+    checks.fail("allowed-is-not-denied", now, || format!("{id} is denied at p{peer}: {reason}"));
+}
+
+/// **allowed-is-not-denied**, of a denial that is told at a peer now: a confirmed one leaves its book in the same step.
+pub(super) fn denied(now: u64, sim: &Sim, id: &ReqId, plan: &Plan, checks: &mut Checks) {
+    if !(plan.keeps_what_gives() || plan.only_gives()) || !sim.is_member() {
+        return;
+    }
+    let open = sim.node.as_ref().and_then(|node| node.open_call(id)).cloned();
+    let record = open.or_else(|| sim.disk.applied_row(&rows::call(id)));
+    if let Some(record) = record.filter(|record| is_denied_unduly(record, plan.only_gives())) {
+        fail_denied(now, sim.index, &record, checks);
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use mesh_core::ids::PeerId;
 use mesh_core::io::View;
 use mesh_core::policy::{
-    Content, Device, DeviceFacts, Given, Key, Mode, Offered, Otherwise, Person, Request, RuleVerdict, Value, Verdict,
-    Workspace,
+    Content, Device, DeviceFacts, DeviceTools, Given, Key, Mode, Offered, Otherwise, Person, Request, RuleVerdict,
+    Token, Value, Verdict, Workspace,
 };
 use mesh_core::test_kit::slow;
 
@@ -82,11 +82,11 @@ fn merged(key: &Key, heads: &[&Content]) -> Option<Holds> {
         Key::Rule(_) => rule(&values, gone),
         Key::Check(_) => Some(None),
         _ if gone => Some(None),
-        Key::Person(_) | Key::Workspace(_) | Key::Member(..) | Key::Device(_) => {
+        Key::Person(_) | Key::Workspace(_) | Key::Member(..) | Key::Device(_) | Key::Tools(_) | Key::Token(_) => {
             let both = values.into_iter().try_fold(first, stricter)?;
             Some(Some(both))
         }
-        Key::Binding(..) | Key::Token(_) | Key::Tools(_) => Some(Some(one()?)),
+        Key::Binding(..) => Some(Some(one()?)),
     }
 }
 
@@ -110,6 +110,16 @@ fn stricter(one: Value, other: Value) -> Option<Value> {
         (Value::Device(one), Value::Device(other)) => {
             let people = one.people.iter().filter(|person| other.people.contains(person)).cloned().collect();
             Value::Device(Device { people, ..one })
+        }
+        // A tool is approved in the form in which both approve it, and a token opens what both let it open.
+        (Value::Tools(one), Value::Tools(other)) => {
+            let both = one.approved.into_iter().filter(|(name, hash)| other.approved.get(name) == Some(hash));
+            Value::Tools(DeviceTools { approved: both.collect() })
+        }
+        (Value::Token(one), Value::Token(other)) if one.holder == other.holder => {
+            let (Some(opens), Some(too)) = (&one.tools, &other.tools) else { return None };
+            let both = opens.iter().filter(|tool| too.contains(tool)).cloned().collect();
+            Value::Token(Token { tools: Some(both), ..one })
         }
         _ => return None,
     })

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::entry::{Place, SignedEntry};
-use mesh_core::ids::{Incarnation, NodeId, PeerId};
+use mesh_core::ids::{Incarnation, NodeId, PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
 use mesh_core::policy::{
-    self, Content, InForce, Key, Mode, Principal, Request, RuleVerdict, Seat, Statement, Value, Verdict,
+    self, Content, InForce, Key, Mode, Principal, Request, RuleVerdict, Seat, Statement, ToolState, Value, Verdict,
 };
 use mesh_core::record::{Directory, Tier};
 use mesh_core::rows;
@@ -180,8 +180,12 @@ impl Statements {
     /// **taking-stands**: of a taking that a peer holds, and that nobody who knew it has replaced, the effect is there.
     fn taking_stands(&self, now: u64, peer: usize, view: &View, checks: &mut Checks) {
         for (key, place, statement) in standing(&view.said) {
-            let takes = matches!(key, Key::Mode | Key::Rule(_) | Key::Member(..) | Key::Person(_))
-                && statement.said.content.takes();
+            let takes = match key {
+                Key::Mode | Key::Rule(_) | Key::Member(..) | Key::Person(_) => statement.said.content.takes(),
+                Key::Tools(_) => true,
+                Key::Token(_) => statement.said.content == Content::Deleted,
+                Key::Agent(..) | Key::Workspace(_) | Key::Binding(..) | Key::Device(_) | Key::Check(_) => false,
+            };
             if !takes || self.is_replaced(&view.said, key, place) != Some(false) {
                 continue;
             }
@@ -381,6 +385,15 @@ fn link(peers: &Peers, network: &Network, a: usize, b: usize) -> Option<Link> {
 fn outdone(view: &View, key: &Key, content: &Content) -> Option<String> {
     let rights = &view.rights;
     match (key, content) {
+        (Key::Tools(of), Content::Value(value)) => {
+            let Value::Tools(said) = &**value else { return None };
+            let used = |(name, state): &(&ToolName, ToolState)| {
+                *state == ToolState::Approved && !said.approved.contains_key(*name)
+            };
+            let used = rights.tools(of).find(used);
+            used.map(|(tool, _)| format!("`{tool}` of {of:?} is approved"))
+        }
+        (Key::Token(token), Content::Deleted) => rights.token(token).map(|_| format!("token {token} counts")),
         (Key::Mode, Content::Value(value)) => {
             let left = **value == Value::Mode(Mode::Workspaces) && rights.mode() != Mode::Workspaces;
             left.then(|| "the mesh is open".to_owned())

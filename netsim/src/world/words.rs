@@ -1,8 +1,9 @@
 //! Words of owners about people, places and rules, as the edits that say them.
 
-use mesh_core::ids::PeerId;
+use mesh_core::ids::{Hash, PeerId};
 use mesh_core::policy::{
-    Agent, Binding, Device, Key, Otherwise, Person, Principal, Rule, RuleVerdict, Seat, Value, Verdict, Workspace,
+    Agent, Binding, Device, DeviceTools, Key, Offered, Otherwise, Person, Principal, Rule, RuleVerdict, Seat, Title,
+    Token, Value, Verdict, Workspace,
 };
 
 use super::rights::{Changes, constant};
@@ -41,6 +42,24 @@ pub(super) fn changes(word: &Word, id_of: impl Fn(usize) -> PeerId) -> Changes {
                     Some(Value::Binding(Binding { nodes: None, tools })),
                 ),
             ]
+        }
+        Word::Tools { peer, tools } => {
+            let offered = crate::node::tools().into_iter().map(|tool| Offered::of(&tool));
+            let approved = offered.filter(|tool| tools.iter().any(|name| *name == tool.name.as_str()));
+            let approved = approved.map(|tool| (tool.name, tool.hash)).collect();
+            vec![(Key::Tools(id_of(*peer)), Some(Value::Tools(DeviceTools { approved })))]
+        }
+        Word::Token { token, holder, tools } => {
+            let record = Value::Token(Token {
+                title: Title::default(),
+                holder: constant(holder),
+                hash: Hash::of(token.as_bytes()),
+                nodes: None,
+                tools: Some(tools.iter().map(|tool| constant(tool)).collect()),
+                read_only: false,
+                expires_ms: None,
+            });
+            vec![(Key::Token(constant(token)), (!tools.is_empty()).then_some(record))]
         }
         Word::Rule { at, who, tools, verdict, wait_ms } => {
             let rule = verdict.map(|verdict| {

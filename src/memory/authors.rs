@@ -58,15 +58,15 @@ impl Authors {
             return true;
         }
         let mut wanted: BTreeMap<PeerId, u64> = BTreeMap::new();
-        // What is here of somebody who is not known any more is nobody's: the founder answers for it.
-        let nobody = PeerId([0; 32]);
+        // What is here of somebody whose approval does not stand any more is at nobody's charge, and grows no more.
         for (of, bytes) in filled {
-            let wants = wanted.entry(*self.peer(of).unwrap_or(&nobody)).or_default();
-            *wants = wants.saturating_add(*bytes);
+            if let Some(of) = self.peer(of) {
+                let wants = wanted.entry(*of).or_default();
+                *wants = wants.saturating_add(*bytes);
+            }
         }
         let wants = wanted.entry(*peer).or_default();
         *wants = wants.saturating_add(more);
-        let (wants, shares) = (*wants, self.approvals.share(&wanted, self.room, ROOM_GRAIN_BYTES.min(self.room / 64)));
-        shares.get(peer).is_some_and(|share| wants <= *share)
+        self.approvals.admits(peer, &wanted, self.room, ROOM_GRAIN_BYTES.min(self.room / 64))
     }
 }

@@ -18,6 +18,11 @@ use super::workspace::Workspace;
 use crate::mesh::clock;
 use crate::mesh::identity::Ed25519Verifier;
 
+/// Tombstones of one author, and of all, that are kept ahead of their chains, each with the header of its group: at most 1.3 kB
+/// on disk and in memory, and taken also while the disk is nearly full. Those beyond come with their chains.
+const AHEAD_OF_AUTHOR_MAX: usize = 8_192;
+const AHEAD_MAX: usize = 4 * AHEAD_OF_AUTHOR_MAX;
+
 /// What a frame of the other holder came to.
 #[derive(Debug)]
 pub(super) struct Replied {
@@ -192,9 +197,13 @@ fn take_tombstones(workspace: &mut Workspace, group: &SignedGroup) -> Result<boo
             Ok(_) | Err(_) => None,
         })
         .collect();
-    if said.is_empty() {
+    let author = group.chain().author;
+    let (all, of_author) = (workspace.ahead.values().sum::<usize>(), workspace.ahead.get(&author).copied());
+    let of_author = of_author.unwrap_or_default() + said.len();
+    if said.is_empty() || of_author > AHEAD_OF_AUTHOR_MAX || all + said.len() > AHEAD_MAX {
         return Ok(false);
     }
+    workspace.ahead.insert(author, of_author);
     let keys: Vec<MessageKey> = said.iter().map(|(_, key)| *key).collect();
     let mut writes = workspace.erasing_of(&keys)?;
     // Each is kept with what proves it and nothing else that its group brings.

@@ -494,3 +494,38 @@ fn k2_made_up_authors_fill_no_memory() {
     let again = open(homes[0].path());
     assert!(again.filled.iter().all(|(author, bytes)| bytes.abs_diff(before[author]) < before[author] / 4 + 200));
 }
+
+/// Tombstones are taken also while the disk is nearly full, so their number has an end of its own.
+#[test]
+fn k2_tombstones_ahead_of_their_chain_are_so_many() {
+    use memory_core::group::{Head, Hlc, SignedGroup};
+    use memory_core::ids::{Incarnation, MessageKey};
+    use memory_core::item::{Body, Item, Salt};
+    use memory_core::replica::{Frame, Sent, VERSION};
+    let homes = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let (key, mut two) = (DeviceKey::load_or_create(homes[0].path()).unwrap(), open(homes[1].path()));
+    let founder = mesh_core::crypto::Signer::public_key(&key).peer_id();
+    let all = Authors::below(Approvals::of(founder, &std::collections::BTreeMap::new()));
+    let sent = |n: u64| {
+        let tombstone = |at: u64| {
+            let mut key = [0; 16];
+            key[..8].copy_from_slice(&(n * 32 + at).to_be_bytes());
+            Item::new(Salt([3; 16]), &Body::Tombstone(MessageKey(key)))
+        };
+        let items = (0..32).map(tombstone).collect();
+        Sent::of(&SignedGroup::sign(&key, WS, Incarnation(1), &Head::default(), Hlc::at(9), items).unwrap())
+    };
+    let (session, _) = two.begin_session().unwrap();
+    let hello = Frame::Hello { version: VERSION, tombstones: [1; 8] };
+    let mut session = two.handle_frame(session, hello, &all).unwrap().session;
+    for n in 0..5 {
+        let groups = (n * 60..(n + 1) * 60).map(sent).collect();
+        let replied = two.handle_frame(session, Frame::Tombstones { groups, last: false }, &all).unwrap();
+        assert_eq!(replied.broken, None);
+        session = replied.session;
+    }
+    assert_eq!(two.tombstones.len(), 8_192);
+    drop(two);
+    let again = open(homes[1].path());
+    assert_eq!(again.ahead.values().copied().collect::<Vec<_>>(), [8_192], "counted again");
+}

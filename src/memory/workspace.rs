@@ -84,6 +84,8 @@ pub struct Workspace {
     pub(super) filled: Filled,
     /// All that is forgotten, and where it is said.
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
+    /// Tombstones that came ahead of their chains, by author. Those whose chain has come count until the next opening.
+    pub(super) ahead: BTreeMap<AuthorId, usize>,
     /// The newest time that was seen.
     pub(super) clock: Hlc,
     /// Steps in which something was written that other holders want.
@@ -124,6 +126,7 @@ impl Workspace {
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
         let (heads, filled, tombstones) = (found.heads, found.filled, found.tombstones);
+        let ahead = ahead_in(&tombstones, &id);
         let (vacuum_due, unembeddable) = (found.forgetting, BTreeSet::new());
         let mut workspace = Self {
             id,
@@ -135,6 +138,7 @@ impl Workspace {
             heads,
             filled,
             tombstones,
+            ahead,
             clock,
             written: 0,
             vacuum_due,
@@ -356,6 +360,19 @@ impl Workspace {
             Body::Tombstone(_) | Body::Summary(_) | Body::Fact(_) | Body::Standing(_) | Body::Unknown(_) => Vec::new(),
         }
     }
+}
+
+/// Number of tombstones of each author that are here ahead of their chains.
+fn ahead_in(tombstones: &BTreeMap<MessageKey, TombstoneRow>, id: &WorkspaceId) -> BTreeMap<AuthorId, usize> {
+    let mut ahead = BTreeMap::new();
+    for row in tombstones.values() {
+        if let TombstoneRow::Alone(sent) = row
+            && let Ok(group) = (**sent).clone().verify(id, &Stored)
+        {
+            *ahead.entry(group.chain().author).or_default() += 1;
+        }
+    }
+    ahead
 }
 
 /// Items in parts of at most what one group may have.

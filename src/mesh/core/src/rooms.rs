@@ -21,24 +21,33 @@ impl Approvals {
         self.0.iter().map(|(peer, _)| peer)
     }
 
-    /// Bytes that each who wants some has of `room`, in grains of `grain` bytes for whom others let in. What is wanted of
-    /// somebody who is not among them is at the founder's charge.
+    /// True if there is room for what this peer wants, of `room` bytes that are shared in grains of `grain`: it is within its
+    /// own share, and whoever let it in, with all whom that one let in, within theirs. So nobody has more by letting
+    /// others in, in whatever order they come. What is wanted of somebody who is not among them is at the founder's charge.
     #[must_use]
-    pub fn share(&self, wanted: &BTreeMap<PeerId, u64>, room: u64, grain: u64) -> BTreeMap<PeerId, u64> {
+    pub fn admits(&self, peer: &PeerId, wanted: &BTreeMap<PeerId, u64>, room: u64, grain: u64) -> bool {
         let index: BTreeMap<&PeerId, usize> = self.0.iter().enumerate().map(|(at, (peer, _))| (peer, at)).collect();
+        let place = |peer: &PeerId| index.get(peer).copied().unwrap_or(0);
         let mut groups: Vec<Group> = self.0.iter().map(|(_, parent)| Group::below(*parent)).collect();
         for (peer, bytes) in wanted {
-            if let Some(group) = groups.get_mut(index.get(peer).copied().unwrap_or(0)) {
+            if let Some(group) = groups.get_mut(place(peer)) {
                 group.own = group.own.saturating_add(*bytes);
             }
         }
         share(&mut groups, room, grain.max(1));
-        self.0
-            .iter()
-            .zip(groups)
-            .filter(|(_, group)| group.left > 0)
-            .map(|((peer, _), group)| (*peer, group.left))
-            .collect()
+        let mut at = place(peer);
+        let Some(group) = groups.get(at).filter(|group| group.own <= group.left) else { return false };
+        let mut above = group;
+        // The founder's is the whole room, of which everyone has a part.
+        while at > 0 {
+            if above.all > above.share {
+                return false;
+            }
+            at = above.parent;
+            let Some(parent) = groups.get(at) else { return false };
+            above = parent;
+        }
+        true
     }
 }
 
@@ -74,6 +83,8 @@ pub(crate) struct Group {
     pub(crate) left: u64,
     /// Bytes that it and all below it want.
     all: u64,
+    /// Bytes that it and all below it have.
+    share: u64,
     children: Vec<usize>,
 }
 
@@ -102,6 +113,7 @@ pub(crate) fn share(groups: &mut [Group], room: u64, grain: u64) {
         let Group { own, all, left: share, .. } = groups[at];
         let own = own.min(share.saturating_sub(all - own).max(share / 4 * 3));
         groups[at].left = own;
+        groups[at].share = share;
         let mut rest = share - own;
         let mut children = std::mem::take(&mut groups[at].children);
         children.sort_unstable_by_key(|child| (groups[*child].all, *child));
@@ -127,14 +139,28 @@ mod tests {
         vouched_by.extend((100..140).map(|n| (peer(n), by(3))));
         let approvals = Approvals::of(peer(1), &vouched_by);
         assert_eq!(approvals.peers().count(), 43);
-        let mut wanted: BTreeMap<PeerId, u64> = (100..140).map(|n| (peer(n), 1_000)).collect();
-        wanted.extend([(peer(1), 200), (peer(2), 300), (peer(3), 1_000), (peer(9), 50)]);
-        let shares = approvals.share(&wanted, 1_000, 1);
-        let of = |n| shares.get(&peer(n)).copied().unwrap_or_default();
-        assert_eq!((of(1), of(2)), (250, 300), "who wants little has it, and the founder answers for who is unknown");
-        let theirs: u64 = of(3) + (100..140).map(of).sum::<u64>();
-        assert!(theirs <= 450, "forty have no more than one: {theirs}");
-        // With room for all, everyone has what it wants.
-        assert_eq!(approvals.share(&wanted, 100_000, 1).values().sum::<u64>(), wanted.values().sum::<u64>());
+        let mut wanted: BTreeMap<PeerId, u64> = BTreeMap::from([(peer(1), 200), (peer(2), 300), (peer(9), 50)]);
+        let admits = |wanted: &BTreeMap<PeerId, u64>, n| approvals.admits(&peer(n), wanted, 1_000, 1);
+        // They want as much as they can have, those below first.
+        let of_thief = (100..140).chain([3]).collect::<Vec<u8>>();
+        for n in &of_thief {
+            loop {
+                let before = wanted.clone();
+                *wanted.entry(peer(*n)).or_default() += 10;
+                if !admits(&wanted, *n) {
+                    wanted = before;
+                    break;
+                }
+            }
+        }
+        let theirs: u64 = of_thief.iter().filter_map(|n| wanted.get(&peer(*n))).sum();
+        assert!((300..=450).contains(&theirs), "forty and their host have no more than one: {theirs}");
+        assert!(
+            admits(&wanted, 1) && admits(&wanted, 2),
+            "who wants little has it, and the founder answers for who is unknown"
+        );
+        wanted.insert(peer(2), 400);
+        assert!(!admits(&wanted, 100) && !admits(&wanted, 3), "what others come to want is theirs");
+        assert!(approvals.admits(&peer(3), &wanted, 100_000, 1), "there is room for all");
     }
 }

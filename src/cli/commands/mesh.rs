@@ -157,7 +157,10 @@ fn grant(tier: Option<Tier>, stay: &StayArgs, body: &mut Map<String, Value>) -> 
 fn tier_text(node: &Value) -> String {
     let tier = text(node, "tier");
     match node.get("stay").filter(|stay| stay.is_object()) {
-        Some(stay) => format!("{tier}, ends {}", relative(stay, "until")),
+        Some(stay) => {
+            let once = if stay.get("once") == Some(&Value::Bool(true)) { ", one call" } else { "" };
+            format!("{tier}{once}, ends {}", relative(stay, "until"))
+        }
         None => tier,
     }
 }

@@ -60,7 +60,7 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Default,
         Self::Five,
         Self::Two,

@@ -413,17 +413,18 @@ impl Plan {
     }
 
     /// True if no statement of anybody is lost or taken out of force with its author.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "any other fault leaves statements alone")]
     pub(crate) fn keeps_statements(&self) -> bool {
-        !self.faults.iter().any(|(_, fault)| match fault {
-            Fault::Revoke { .. }
-            | Fault::Demote { .. }
-            | Fault::Steal { .. }
-            | Fault::Forge { .. }
-            | Fault::Leave { .. }
-            | Fault::Restore { .. }
-            | Fault::Wipe { .. } => true,
-            _ => false,
+        !self.faults.iter().any(|(_, fault)| {
+            matches!(
+                fault,
+                Fault::Revoke { .. }
+                    | Fault::Demote { .. }
+                    | Fault::Steal { .. }
+                    | Fault::Forge { .. }
+                    | Fault::Leave { .. }
+                    | Fault::Restore { .. }
+                    | Fault::Wipe { .. }
+            )
         })
     }
 

@@ -15,9 +15,8 @@ impl Plan {
             Profile::Fleet => dice.range(15..=50) as usize,
             Profile::Halves => dice.range(4..=7) as usize,
             Profile::Rights => dice.range(3..=5) as usize,
-            Profile::People | Profile::Tokens => dice.range(3..=6) as usize,
+            Profile::People | Profile::Tokens | Profile::Relay => dice.range(3..=6) as usize,
             Profile::Ages => dice.range(2..=5) as usize,
-            Profile::Relay => dice.range(3..=6) as usize,
             Profile::Queue => dice.range(2..=4) as usize,
             Profile::Clocks | Profile::Disks | Profile::Default | Profile::Five | Profile::Two | Profile::Big => {
                 dice.pick(&[2, 3, 3, 4, 5])

@@ -73,13 +73,13 @@ impl Hosts for Mesh {
     }
 
     fn relays(&self, peer: usize, other: usize) -> Vec<usize> {
-        let view = self.peers[peer].node.as_ref().map(|node| node.view());
+        let view = self.peers[peer].node.as_ref().map(Node::view);
         let relays = view.and_then(|view| view.relays.get(&self.peers[other].id).cloned()).unwrap_or_default();
         relays.iter().filter_map(|relay| self.peers.index_of(relay)).collect()
     }
 
     fn is_owner(&self, peer: usize, other: usize) -> bool {
-        let view = self.peers[peer].node.as_ref().map(|node| node.view());
+        let view = self.peers[peer].node.as_ref().map(Node::view);
         view.and_then(|view| view.by_peer(&self.peers[other].id).map(|node| node.tier == Tier::Owner)).unwrap_or(false)
     }
 

@@ -153,7 +153,9 @@ impl Bert {
                 sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
             let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
-            sum.iter_mut().for_each(|x| *x /= length);
+            for x in &mut sum {
+                *x /= length;
+            }
             vectors.push(sum);
         }
         Ok(vectors)

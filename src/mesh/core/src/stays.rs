@@ -56,7 +56,7 @@ impl Stays {
 
     /// When [`Self::due`] has something to say, on the clock of [`Now::mono_ms`]. `says_spent`: we lead, and somebody's one call
     /// is over.
-    pub(crate) fn poll_timeout(&self, trust: &Trust, me: &PeerId, says_spent: bool, now: Now) -> Option<u64> {
+    pub(crate) fn poll_timeout(self, trust: &Trust, me: &PeerId, says_spent: bool, now: Now) -> Option<u64> {
         if !trust.is_owner(me) {
             return None;
         }

@@ -94,6 +94,23 @@ pub(super) struct Mux {
     desk: Mutex<(Desk, bool)>,
     began: Instant,
     counters: Counters,
+    /// What this relay does to the frames that it passes on, in tests.
+    #[cfg(test)]
+    pub(super) malice: Mutex<Malice>,
+}
+
+/// How a relay harms those that it relays for.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Malice {
+    #[default]
+    None,
+    /// It passes nothing on.
+    Drops,
+    /// It changes a bit of each packet.
+    Flips,
+    /// It passes everything on three times.
+    Repeats,
 }
 
 impl fmt::Debug for Mux {
@@ -110,6 +127,8 @@ impl Mux {
             desk: Mutex::new((Desk::new(offers, rate), offers)),
             began: Instant::now(),
             counters: Counters::default(),
+            #[cfg(test)]
+            malice: Mutex::default(),
         })
     }
 
@@ -212,7 +231,11 @@ impl Mux {
                             token.copy_from_slice(&hop.token.to_be_bytes());
                         }
                     }
-                    self.put(&hop.to, run, (run.len() > stride).then_some(stride))
+                    #[cfg(test)]
+                    let harmed = self.harm(&hop.to, run, stride);
+                    #[cfg(not(test))]
+                    let harmed = false;
+                    harmed || self.put(&hop.to, run, (run.len() > stride).then_some(stride))
                 };
                 let (counter, by) =
                     if sent { (&self.counters.bytes, bytes) } else { (&self.counters.dropped, packets) };
@@ -222,6 +245,22 @@ impl Mux {
                 self.counters.unknown.fetch_add(packets, Ordering::Relaxed);
             }
         }
+    }
+
+    /// True if there is nothing left to be passed on.
+    #[cfg(test)]
+    fn harm(&self, to: &quinn::Connection, run: &mut [u8], stride: usize) -> bool {
+        let size = (run.len() > stride).then_some(stride);
+        match *self.malice.lock().unwrap_or_else(PoisonError::into_inner) {
+            Malice::None => {}
+            Malice::Drops => return true,
+            Malice::Flips => run.chunks_mut(stride).filter_map(|frame| frame.last_mut()).for_each(|last| *last ^= 1),
+            Malice::Repeats => {
+                self.put(to, run, size);
+                self.put(to, run, size);
+            }
+        }
+        false
     }
 
     /// Takes the relay frames out of what came in one read; what is left is QUIC's.

@@ -5,6 +5,7 @@
 //! there. Both get a token for each way, and packets travel as relay frames (`mux`) until one of the streams ends. Each
 //! stream is also the sign that the relay is there: when it ends, so does the way.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use mesh_core::ids::PeerId;
 use mesh_core::relay::{Ask, Refusal, Via};
 use quinn::{RecvStream, SendStream};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::dial::{self, Answered, Unanswered};
 use super::dial_plan::Due;
@@ -29,6 +30,8 @@ const OPEN_MAX: Duration = Duration::from_secs(1);
 const RING_MAX: Duration = Duration::from_millis(800);
 /// Interval at which a relay looks if a pair may go on, and an end if it still needs its relays.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval at which is looked if a relayed link has got anything: well below the least doubt.
+const PROVE_EVERY: Duration = Duration::from_millis(100);
 /// Time for which a relay is kept without a link that it carries: longer than a dial.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
 /// First byte of the answer when a pair is taken; any other is a [`Refusal`].
@@ -64,7 +67,18 @@ pub(super) async fn reach(shared: &Arc<LinksState>, due: &Due) -> Result<Answere
     }
     let relayed = async {
         sleep(dial::RACE_STEP).await;
-        if ensure(shared, due.peer).await { dial::by_relay(shared, due.peer).await } else { None }
+        if !ensure(shared, due.peer).await {
+            return None;
+        }
+        let answered = dial::by_relay(shared, due.peer).await;
+        // Perhaps nobody is there; but others have their turn.
+        for relay in shared.relay.routes.relays(due.peer) {
+            shared.relay.penalties(|penalties, now| match answered {
+                Some(_) => penalties.forgive(due.peer, relay),
+                None => penalties.note(due.peer, relay, true, now),
+            });
+        }
+        answered
     };
     let (mut direct, mut relayed) = (pin!(direct), pin!(relayed));
     tokio::select! {
@@ -137,20 +151,36 @@ async fn open(shared: &Arc<LinksState>, peer: PeerId, relay: PeerId) -> Result<C
     Carrier::begin(shared, link, peer, tokens, send, recv).ok_or(Refusal::Declined)
 }
 
-/// Keeps two relays for each relayed link that we dialled, while there are any to be had.
+/// Keeps two relays for each relayed link that we dialled, while there are any to be had, and tells the routes which
+/// links have got something that only the other end can have sent.
 pub(super) async fn keep(shared: Arc<LinksState>) {
     let keeping = async {
-        let mut ticks = interval(LOOK_EVERY);
+        let mut ticks = interval(PROVE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut proven: BTreeMap<PeerId, (u64, u64)> = BTreeMap::new();
+        let mut looked = Instant::now();
         loop {
             // Without a relayed link nobody is woken.
             if !shared.live.all().iter().any(|link| link.underlay == UnderlayKind::Relay) {
+                proven.clear();
                 shared.relay.lost.notified().await;
             }
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = shared.relay.lost.notified() => {}
+            let lost = tokio::select! {
+                _ = ticks.tick() => false,
+                () = shared.relay.lost.notified() => true,
+            };
+            let looks = lost || looked.elapsed() >= LOOK_EVERY;
+            if looks {
+                looked = Instant::now();
             }
             for link in shared.live.all().iter().filter(|link| link.underlay == UnderlayKind::Relay) {
+                let now = (link.number, frames_taken(&link.connection));
+                if proven.insert(link.peer, now) != Some(now) {
+                    shared.relay.routes.note_proven(link.peer);
+                }
+                if !looks {
+                    continue;
+                }
                 let rtt_ms = u64::try_from(link.connection.rtt().as_millis()).unwrap_or(u64::MAX);
                 shared.relay.routes.note_rtt(link.peer, rtt_ms);
                 if link.dialled && shared.relay.routes.relays(link.peer).len() < CARRIERS {
@@ -163,6 +193,12 @@ pub(super) async fn keep(shared: Arc<LinksState>) {
         }
     };
     shared.drain.closing().run_until_cancelled(keeping).await;
+}
+
+/// Frames of the packets that the other end was found to have sealed.
+fn frames_taken(connection: &quinn::Connection) -> u64 {
+    let frames = connection.stats().frame_rx;
+    frames.acks + frames.stream + frames.datagram + frames.ping + frames.crypto
 }
 
 // --- a relay of ours

@@ -97,6 +97,16 @@ impl Routes {
         }
     }
 
+    /// Something that this peer has proven to be its own has come since the last time.
+    pub(super) fn note_proven(&self, peer: PeerId) {
+        if let Some((_, route)) = self.lock().get_mut(&address_of(peer)) {
+            for (relay, at) in self.inbox.take_heard(peer) {
+                route.path.handle_heard(relay, at);
+            }
+            route.path.handle_proven();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, (PeerId, Route)>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 
 use mesh_core::relay::Via;
 
+use super::super::mux::Malice;
 use super::*;
 
 /// A family of peers that all know each other. `apart` do not know where the other is, but that the rest may relay.
@@ -112,6 +113,59 @@ async fn a_relay_that_dies_is_replaced_by_the_second_and_the_link_stays() {
     assert_eq!(relays(&a, &b)[0], other.id());
     never_down(&mut a, b.id());
     assert!(b.links.infos().iter().any(|info| info.peer == a.id()));
+}
+
+/// A relay that is used and one that is not, of which the first does this to all that it passes on from now on, and no word
+/// is more than a second late.
+async fn harmed(malice: Malice) {
+    let (mut a, mut b, first, second) = (Peer::start(), Peer::start(), Peer::start(), Peer::start());
+    acquaint(&[&a, &b, &first, &second], (a.id(), b.id()));
+    linked_by(&mut a, b.id()).await;
+    linked_by(&mut b, a.id()).await;
+    until("both relays are there", || relays(&a, &b).len() == 2 && relays(&b, &a).len() == 2).await;
+    let used = relays(&a, &b)[0];
+    let hostile = if used == first.id() { &first } else { &second };
+    *hostile.links.shared.relay.mux.malice.lock().unwrap() = malice;
+    for n in 0..40 {
+        let said = Instant::now();
+        says_something(&a, &mut b, n).await;
+        assert!(said.elapsed() < Duration::from_secs(1), "{malice:?}: {:?} of silence", said.elapsed());
+        sleep(Duration::from_millis(100)).await;
+    }
+    never_down(&mut a, b.id());
+    if malice != Malice::Repeats {
+        assert_ne!(relays(&a, &b)[0], hostile.id(), "{malice:?}: it is used no more");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_drops_everything_is_as_one_that_is_gone() {
+    harmed(Malice::Drops).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_changes_everything_is_as_one_that_is_gone() {
+    harmed(Malice::Flips).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_repeats_everything_does_no_harm() {
+    harmed(Malice::Repeats).await;
+}
+
+#[tokio::test]
+async fn one_of_two_relays_is_hostile_from_the_start_and_the_link_comes_up_all_the_same() {
+    for malice in [Malice::Drops, Malice::Flips] {
+        let (mut a, mut b, first, second) = (Peer::start(), Peer::start(), Peer::start(), Peer::start());
+        for hostile in [&first] {
+            *hostile.links.shared.relay.mux.malice.lock().unwrap() = malice;
+        }
+        acquaint(&[&a, &b, &first, &second], (a.id(), b.id()));
+        assert_eq!(linked_by(&mut a, b.id()).await, Via::Relayed);
+        linked_by(&mut b, a.id()).await;
+        says_something(&a, &mut b, 1).await;
+        says_something(&b, &mut a, 2).await;
+    }
 }
 
 #[tokio::test]

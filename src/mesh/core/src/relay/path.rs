@@ -43,6 +43,8 @@ pub struct Path {
     carriers: Vec<Carrier>,
     /// When the first packet was sent that is unanswered, and when the last was.
     unanswered: Option<(u64, u64)>,
+    /// Since when packets go by two.
+    doubted_ms: Option<u64>,
     switches: u32,
 }
 
@@ -79,11 +81,21 @@ impl Path {
         self.switches
     }
 
-    /// Something came by this relay.
+    /// Something came by this relay. It may be anything: who passes packets on can make some up.
     pub fn handle_heard(&mut self, relay: PeerId, now_ms: u64) {
         if let Some(carrier) = self.carriers.iter_mut().find(|carrier| carrier.relay == relay) {
             carrier.heard_ms = Some(now_ms);
-            self.unanswered = None;
+        }
+    }
+
+    /// Something that the other end has proven to be its own came since the last time, by whichever relay. If it came
+    /// while packets went by two, and the second was heard meanwhile, that is the one that passes on what it gets.
+    pub fn handle_proven(&mut self) {
+        self.unanswered = None;
+        if let Some(doubted) = self.doubted_ms.take()
+            && self.carriers.get(1).is_some_and(|second| second.heard_ms.is_some_and(|heard| heard >= doubted))
+        {
+            self.take_up(1);
         }
     }
 
@@ -92,29 +104,37 @@ impl Path {
         let doubt = DOUBT_MS.max(2 * rtt_ms);
         self.follow(doubt, now_ms);
         let since = match self.unanswered {
-            Some((since, last)) if now_ms < last + PAUSE_MS => since,
+            Some((since, last)) if self.doubted_ms.is_some() || now_ms < last + PAUSE_MS => since,
             Some(_) | None => now_ms,
         };
         self.unanswered = Some((since, now_ms));
         match self.carriers.as_slice() {
             [] => Ways::None,
-            [first, second, ..] if now_ms >= since + doubt => Ways::Both(first.relay, second.relay),
+            [first, second, ..] if now_ms >= since + doubt => {
+                self.doubted_ms.get_or_insert(now_ms);
+                Ways::Both(first.relay, second.relay)
+            }
             [first, ..] => Ways::One(first.relay),
         }
     }
 
-    /// Takes up the relay that answers while the one in use has been silent for as long as is doubtful.
+    /// Takes up the relay that is heard while the one in use has been silent for as long as is doubtful.
     fn follow(&mut self, doubt: u64, now_ms: u64) {
         let Some(first) = self.carriers.first().copied() else { return };
         let answers = |carrier: &Carrier| carrier.heard_ms.is_some() && carrier.heard_ms > first.heard_ms;
         let is_silent = first.heard_ms.is_none_or(|heard| now_ms >= heard + doubt);
         if is_silent && let Some(at) = self.carriers.iter().position(answers) {
-            let taken = self.carriers.remove(at);
-            self.carriers.insert(0, taken);
-            // The silent one is the last to be asked again.
-            self.carriers.get_mut(1..).unwrap_or_default().rotate_left(1);
-            self.switches = self.switches.saturating_add(1);
+            (self.unanswered, self.doubted_ms) = (None, None);
+            self.take_up(at);
         }
+    }
+
+    /// The one that was in use is the last to be used again.
+    fn take_up(&mut self, at: usize) {
+        let taken = self.carriers.remove(at);
+        self.carriers.insert(0, taken);
+        self.carriers.get_mut(1..).unwrap_or_default().rotate_left(1);
+        self.switches = self.switches.saturating_add(1);
     }
 }
 
@@ -188,6 +208,7 @@ mod tests {
         for now in (0..1_000).step_by(50) {
             assert_eq!(path.send(40, now), Ways::One(FIRST));
             path.handle_heard(FIRST, now + 40);
+            path.handle_proven();
         }
         // The last that came by the first was at 990.
         assert_eq!(path.send(40, 1_000), Ways::One(FIRST));
@@ -200,6 +221,47 @@ mod tests {
         path.handle_heard(FIRST, 1_310);
         path.handle_heard(SECOND, 1_311);
         assert_eq!(path.send(40, 1_320), Ways::One(SECOND));
+    }
+
+    #[test]
+    fn a_relay_that_makes_up_packets_is_replaced_by_the_one_that_passes_them_on() {
+        let mut path = path(&[FIRST, SECOND]);
+        let mut now = 0;
+        let mut by_second_alone = 0;
+        // The other end gets what goes by the second, and answers by both; the first sends rubbish all the time.
+        while now < 2_000 {
+            path.handle_heard(FIRST, now);
+            match path.send(10, now) {
+                Ways::One(FIRST) | Ways::None => {}
+                Ways::One(_) => {
+                    by_second_alone += 1;
+                    path.handle_heard(SECOND, now + 10);
+                    path.handle_proven();
+                }
+                Ways::Both(..) => {
+                    path.handle_heard(SECOND, now + 10);
+                    path.handle_proven();
+                }
+            }
+            now += 20;
+        }
+        assert_eq!((path.present(), path.switches()), (Some(SECOND), 1));
+        assert!(by_second_alone > 80, "after a quarter of a second: {by_second_alone}");
+    }
+
+    #[test]
+    fn doubt_lasts_until_something_is_proven_however_rarely_is_sent() {
+        let mut path = path(&[FIRST, SECOND]);
+        for (now, ways) in [
+            (0, Ways::One(FIRST)),
+            (300, Ways::Both(FIRST, SECOND)),
+            (900, Ways::Both(FIRST, SECOND)),
+            (2_100, Ways::Both(FIRST, SECOND)),
+        ] {
+            assert_eq!(path.send(10, now), ways, "{now}");
+        }
+        path.handle_proven();
+        assert_eq!(path.send(10, 2_200), Ways::One(FIRST), "the second was not heard");
     }
 
     #[test]
@@ -276,6 +338,7 @@ mod tests {
                 match what {
                     0 => { path.add(relay); there.insert(relay); }
                     1 => { path.remove(relay); there.remove(&relay); }
+                    2 if wait % 3 == 0 => path.handle_proven(),
                     2 => path.handle_heard(relay, now),
                     _ => match path.send(wait, now) {
                         Ways::None => prop_assert!(there.is_empty()),

@@ -27,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Pauses before a member that is linked by a relay is dialled for a direct link, the last again and again. They begin
 /// anew when where it is changes, or where we are.
 const UPGRADES: [Duration; 4] =
-    [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
+    [Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2), Duration::from_mins(10)];
 /// A direct link that lived this long was no flapping one.
 const STEADY: Duration = Duration::from_secs(30);
 /// Budget of dials to addresses at which a member was not last seen. At once: a whole directory. After that owners go on at

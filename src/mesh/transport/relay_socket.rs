@@ -21,9 +21,12 @@ const PREFIX: [u8; 6] = [0xfd, 0x51, 0x69, 0x67, 0x69, 0x6c];
 
 /// The address of a peer on this underlay: half of it is the beginning of its id.
 pub(super) fn address_of(peer: PeerId) -> SocketAddr {
-    let [a, b, c, d, e, f, ..] = PREFIX;
-    let [s, t, u, v, w, x, y, z, ..] = peer.0;
-    (Ipv6Addr::from([a, b, c, d, e, f, 0, 0, s, t, u, v, w, x, y, z]), 1).into()
+    let mut octets = [0; 16];
+    // The prefix, two bytes of zeros (the subnet), and as many of the id as there is room for.
+    for (octet, byte) in octets.iter_mut().zip(PREFIX.iter().chain(&[0, 0]).chain(&peer.0)) {
+        *octet = *byte;
+    }
+    (Ipv6Addr::from(octets), 1).into()
 }
 
 /// A relay of a peer: the link to it, and the token for what is sent.
@@ -48,12 +51,12 @@ pub(super) struct Routes {
     mux: Arc<Mux>,
     pub(super) inbox: Arc<Inbox>,
     me: SocketAddr,
-    routes: Mutex<BTreeMap<SocketAddr, (PeerId, Route)>>,
+    by_address: Mutex<BTreeMap<SocketAddr, (PeerId, Route)>>,
 }
 
 impl Routes {
     pub(super) fn new(mux: Arc<Mux>, me: PeerId) -> Arc<Self> {
-        Arc::new(Self { mux, inbox: Arc::default(), me: address_of(me), routes: Mutex::default() })
+        Arc::new(Self { mux, inbox: Arc::default(), me: address_of(me), by_address: Mutex::default() })
     }
 
     /// A relay is there for this peer. False if it is no use: it is there already, or another peer has this address.
@@ -108,7 +111,7 @@ impl Routes {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, (PeerId, Route)>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

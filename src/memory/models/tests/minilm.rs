@@ -1,5 +1,6 @@
 //! The embedder with its real weights, where they are: see `./test --help`.
 #![cfg(feature = "candle")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 use std::path::PathBuf;
 

@@ -495,8 +495,7 @@ mod tests {
         plan.handle_members(&relayed(), |_| Linked::ByRelay, began);
         let (mut now, mut tries) = (began, 0);
         // It comes up for three seconds each time it is dialled, and is relayed in between.
-        loop {
-            let Some(at) = plan.poll_timeout() else { break };
+        while let Some(at) = plan.poll_timeout() {
             if at > began + Duration::from_mins(5) {
                 break;
             }

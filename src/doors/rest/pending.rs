@@ -105,9 +105,13 @@ pub(super) struct ToolsToApprove {
     tools: Option<Vec<ToolToApprove>>,
 }
 
-/// As many tools as a device may offer.
-fn as_many_as_offered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ToolToApprove>>, D::Error> {
-    let tools: Option<Vec<ToolToApprove>> = not_null(deserializer)?;
+/// As many as a device may offer tools.
+fn as_many_as_offered<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let tools: Option<Vec<T>> = not_null(deserializer)?;
     if tools.as_ref().is_some_and(|tools| tools.len() > TOOLS_MAX) {
         return Err(D::Error::custom(format!("`tools` has at most {TOOLS_MAX}, as many as a device may offer")));
     }
@@ -149,17 +153,9 @@ pub(super) async fn approve_tools(
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolsToReject {
     /// Their names; default: all that were approved.
-    #[serde(default, deserialize_with = "so_many_names")]
+    #[serde(default, deserialize_with = "as_many_as_offered")]
     #[schema(nullable = false, max_items = 512)]
     tools: Option<Vec<NameOfTool>>,
-}
-
-fn so_many_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<NameOfTool>>, D::Error> {
-    let tools: Option<Vec<NameOfTool>> = not_null(deserializer)?;
-    if tools.as_ref().is_some_and(|tools| tools.len() > TOOLS_MAX) {
-        return Err(D::Error::custom(format!("`tools` has at most {TOOLS_MAX}, as many as a device may offer")));
-    }
-    Ok(tools)
 }
 
 /// Takes the approval of tools of a device back: they wait again, and calls of them are refused as `tool:pending`; what runs

@@ -15,8 +15,8 @@ use crate::ids::{MeshId, PeerId};
 use crate::io::Fact;
 use crate::limits;
 use crate::protocol_rule::ProtocolRule;
-use crate::relay::Reach;
 use crate::rows;
+use crate::via::Reach;
 
 /// Neighbours asked in one round of queries (`docs/protocol.md`, Election).
 const QUERIED_MAX: usize = 8;

@@ -18,7 +18,6 @@ use crate::links::Links;
 use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::record::Tier;
-use crate::relay;
 use crate::rights::Rights;
 use crate::trust::{AwaitingReapproval, Trust};
 
@@ -153,8 +152,8 @@ impl<'a> Facts<'a> {
         self.nodes.name(&me, trust).or_else(awaiting).unwrap_or_else(|| NodeId::slug("revoked"))
     }
 
-    /// The mesh as this peer sees it, with these peers online.
-    pub(crate) fn view(&self, online: &BTreeSet<PeerId>, now: Now) -> View {
+    /// The mesh as this peer sees it, with these peers online, and these relays for those who want one.
+    pub(crate) fn view(&self, online: &BTreeSet<PeerId>, now: Now, relays: BTreeMap<PeerId, Vec<PeerId>>) -> View {
         let (me, trust) = (self.me(), self.trust);
         let awaiting = &trust.membership().awaiting_reapproval;
         let reapproval = |(peer, awaiting): (&PeerId, &AwaitingReapproval)| ReapprovalView {
@@ -183,7 +182,7 @@ impl<'a> Facts<'a> {
             gateway: self.election.gateway(),
             fence: self.election.fence().epoch,
             links: self.election.neighbours().collect(),
-            relays: relay::wanted(self),
+            relays,
             nodes: self.nodes.view(online, trust),
             rights: self.rights.view().clone(),
             said: self.rights.said(),

@@ -16,7 +16,7 @@ use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, 
 use crate::policy;
 use crate::rates::RateLimited;
 use crate::record::{Directory, Effect, Ending, Header, Payload, Stay, StayTerms, Tier, ToolDecl};
-use crate::relay::Via;
+use crate::via::Via;
 
 pub use crate::budget::DiskSpace;
 pub use crate::reapproval::ReapprovalView;

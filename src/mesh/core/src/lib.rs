@@ -53,3 +53,4 @@ pub mod rooms;
 mod stays;
 mod tiers;
 mod trust;
+mod via;

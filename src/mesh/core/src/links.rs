@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::effects::Effects;
 use crate::ids::{Hash, PeerId};
 use crate::io::Fact;
-use crate::relay::Via;
 use crate::trust::Trust;
+use crate::via::Via;
 
 /// Time for which two processes that alternate keep calls from a peer, counted from the last change.
 const COPIED_MS: u64 = 600_000;

@@ -900,7 +900,7 @@ impl Peer {
     #[must_use]
     pub fn view(&self) -> View {
         let facts = facts!(self);
-        facts.view(&facts.online(self.book.online()), self.timers.now)
+        facts.view(&facts.online(self.book.online()), self.timers.now, relay::wanted(&facts))
     }
 
     /// Peers that are excluded, revoked or awaiting re-approval; at most [`crate::limits::REVOKED_TOLD_MAX`]. When one of them comes,

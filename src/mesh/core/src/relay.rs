@@ -13,10 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use desk::{Ask, Desk, Refusal, Ticket};
 pub use path::{Path, Penalties, Ways};
 
+pub use crate::via::Via;
+
 use crate::facts::Facts;
 use crate::ids::PeerId;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Tier;
+use crate::via::Reach;
 
 /// The service of one that may be reached by a relay. Its directory record lists it.
 pub const RELAYED_SERVICE: u16 = 3;
@@ -24,26 +27,6 @@ pub const RELAYED_SERVICE: u16 = 3;
 pub const RELAYING_SERVICE: u16 = 4;
 /// Relays that are named for one peer: two carry it, the others are there when these fail.
 const NAMED_MAX: usize = 4;
-
-/// How the packets of a link travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Via {
-    /// From one end to the other.
-    #[default]
-    Direct,
-    /// By a third peer. Which one may change while the link stays.
-    Relayed,
-}
-
-/// How far a peer reaches, for the choice of the better gateway: by direct links and relays first, since as gateway it
-/// would have relayed links; then by direct links alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Reach {
-    /// Members that it could be linked to, itself included.
-    pub(crate) could: usize,
-    /// Members that it has a direct link to, itself included.
-    pub(crate) direct: usize,
-}
 
 /// Members to whom we want a link by relay, as there is no direct one, each with those who may carry it, best first:
 /// the gateway to everyone, everyone to the gateway, and no other pair. Nobody without a relay is named.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Via;
 use crate::ids::PeerId;
+use crate::via::Via;
 
 /// Pairs that one peer relays for.
 const PAIRS_MAX: usize = 32;

@@ -17,8 +17,8 @@ use crate::io::{
 };
 use crate::peer::{Peer, founded, joined};
 use crate::record::{Effect, StayTerms, Tier};
-use crate::relay::Via;
 use crate::rows;
+use crate::via::Via;
 
 /// Clocks of a network begin here: every deadline before it lies in the past.
 const START_MS: u64 = 1_000_000;

@@ -310,6 +310,8 @@ impl Running {
         command.args((program.args)(entry, dir)).env_clear().current_dir("/");
         // One thread: two wait for each other when the machine has something else to do.
         command.env("RAYON_NUM_THREADS", "1").env("CANDLE_NUM_THREADS", "1");
+        // KiB that the allocator takes at once. Its 1 GiB would count as taken, and be over the child's budget at once.
+        command.env("MIMALLOC_ARENA_RESERVE", "32768");
         #[cfg(feature = "fault-points")]
         command.envs(
             std::env::var_os(memory_models::scripted::SETTING).map(|kind| (memory_models::scripted::SETTING, kind)),

@@ -207,17 +207,14 @@ impl Cause {
         )
     }
 
-    /// True if it says no by what the target offers, or forbids itself; or because one of both devices is unknown.
+    /// True if it says no by what the target offers, or forbids itself; or because one of both devices is unknown. That
+    /// nobody approved of a tool is said by owners, whatever the target offers by now.
     #[must_use]
     pub const fn is_of_target(&self) -> bool {
         match self {
-            Self::DeviceUnknown
-            | Self::ToolAbsent
-            | Self::ToolPending
-            | Self::ToolChanged
-            | Self::Local(_)
-            | Self::OwnerOnly => true,
-            Self::PrincipalDevice
+            Self::DeviceUnknown | Self::ToolAbsent | Self::ToolChanged | Self::Local(_) | Self::OwnerOnly => true,
+            Self::ToolPending
+            | Self::PrincipalDevice
             | Self::PrincipalUnknown
             | Self::PrincipalSuspended
             | Self::TokenOver

@@ -384,7 +384,7 @@ fn one_id_with_two_contents_is_two_messages_at_both_and_each_is_forgotten_by_its
     exchange(&mut one, &mut two);
     views(&one, &two);
     let left: Vec<String> = two.reader().by_external_id("a").unwrap().into_iter().map(|it| it.message.text).collect();
-    assert_eq!(left, [first.message.text.clone()]);
+    assert_eq!(left, std::slice::from_ref(&first.message.text));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::trace::Level;
 use crate::world;
 
 /// Where a rule is looked for, the quick ones first. (`big` and `fleet` are the same faults, slower.)
-const PROFILES: [Profile; 10] = [
+const PROFILES: [Profile; 11] = [
     Profile::Two,
     Profile::Default,
     Profile::Relay,

@@ -1,4 +1,4 @@
-//! What people said to a call, as its history tells it: written and read here alone, so that an answer that is given a second
+//! Answers of people to a call, as its history tells it: written and read here alone, so that an answer that is given a second
 //! time, also once the call is over, is known again.
 
 use crate::io::{AnswerChoice, CallRecord, CallState, Refusal};
@@ -42,7 +42,7 @@ pub(crate) fn no(by: &PersonId, note: &Note, rule: &str) -> String {
 /// An answer of which the history of a call tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldAnswer {
-    /// Who answered.
+    /// The person who answered.
     pub by: PersonId,
     /// The answer.
     pub choice: AnswerChoice,

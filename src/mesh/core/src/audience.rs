@@ -12,7 +12,7 @@ use crate::ids::PeerId;
 /// Most devices that an audience names besides the two ends of a call.
 pub const APPROVERS_MAX: usize = 8;
 
-/// Who may read the body of an entry, besides its author.
+/// Class of peers that may read the body of an entry, besides its author.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Parts", into = "Parts")]
 pub enum Audience {

@@ -77,7 +77,7 @@ impl Audit {
         self.due_ms.get_or_insert(self.next_ms.max(fx.now.mono_ms + GATHER_MS));
     }
 
-    /// What has happened is to be signed now: the process ends.
+    /// Events so far are to be signed now: the process ends.
     pub(crate) fn hurry(&mut self, now: u64) {
         self.due_ms = self.due_ms.map(|_| now);
     }

@@ -14,7 +14,7 @@ pub const ROWS_MAX: usize = 64;
 /// Most bytes of an edit, as it is kept here. Of a longer one the key alone is told.
 pub const SAID_BYTES_MAX: usize = 4 * 1024;
 
-/// What happened.
+/// Kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Happened {
@@ -51,15 +51,15 @@ impl Happened {
 /// One thing that happened, or several that are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRow {
-    /// What.
+    /// Kind of the event.
     pub what: Happened,
     /// Wall time of the first, by the clock of the device.
     pub at_ms: u64,
     /// Wall time of the last.
     pub last_ms: u64,
-    /// How many.
+    /// Number of such events.
     pub count: u32,
-    /// Who; `None`: nobody who is known.
+    /// Actor; `None`: nobody who is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<Principal>,
     /// The token that was shown.
@@ -87,7 +87,7 @@ pub struct AuditRow {
     /// The key that was edited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
-    /// What was said of it, as [`Said::to_body`] writes it; `None`: it is over [`SAID_BYTES_MAX`].
+    /// Statement about it, as [`Said::to_body`] writes it; `None`: it is over [`SAID_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<ByteBuf>,
 }
@@ -142,7 +142,7 @@ impl AuditRow {
         }
     }
 
-    /// What was said of [`Self::key`]; `None` also where it is too long to be kept.
+    /// Statement about [`Self::key`]; `None` also where it is too long to be kept.
     #[must_use]
     pub fn said(&self) -> Option<Said> {
         Said::from_body(self.said.as_ref()?)

@@ -17,7 +17,7 @@ pub(crate) const TIMES: u64 = 2;
 /// A number of entries or calls, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Amount {
-    /// How many.
+    /// Number of entries.
     pub entries: u64,
     /// Their bytes.
     pub bytes: u64,

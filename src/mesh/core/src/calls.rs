@@ -285,7 +285,7 @@ impl Book {
         self.shares.has_room_for_own(&self.me, arguments, budget)
     }
 
-    /// Who pays for what `author` says of this call in answer.
+    /// Peer that is charged for what `author` says of this call in answer.
     pub(crate) fn payer(&self, id: &ReqId, author: &PeerId, by_owner: bool) -> Payer {
         let Some(record) = self.record(id) else { return Payer::Unknown };
         let has_say = by_owner || *author == record.header.target;

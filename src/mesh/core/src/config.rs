@@ -24,7 +24,7 @@ impl Class {
     pub const PREFERRED: u8 = 8;
 }
 
-/// How often something may be asked.
+/// Rate at which something may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// In a second.

@@ -208,7 +208,7 @@ pub struct Entry {
     pub critical: bool,
     /// Hash of the author's previous entry, or [`Hash::ZERO`].
     pub previous: Hash,
-    /// Who may read the body.
+    /// Class of peers that may read the body.
     pub audience: Audience,
     /// The body, which travels beside this.
     pub body: BodyCommitment,

@@ -263,7 +263,7 @@ pub type Attempt = u8;
 /// No call is tried more often (`docs/protocol.md`, Calls).
 pub const ATTEMPTS_MAX: Attempt = 3;
 
-/// How far a log is known.
+/// Place up to which a log is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Known {
     /// Author of the log.

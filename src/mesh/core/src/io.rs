@@ -328,7 +328,7 @@ pub struct Edit {
     pub declared: bool,
     /// True if they are made although a check would not hold any more. Owners of the mesh only.
     pub force: bool,
-    /// What whoever edits has seen: places of the statements that counted, in order, by key. If others count by now,
+    /// State that the editor has seen: places of the statements that counted, in order, by key. If others count by now,
     /// nothing is changed.
     pub seen: Vec<(policy::Key, Vec<Place>)>,
 }
@@ -338,7 +338,7 @@ pub struct Edit {
 pub struct NewAnswer {
     /// The call.
     pub id: ReqId,
-    /// Who answers, at a door of people.
+    /// The person who answers, at a door of people.
     pub by: policy::Principal,
     /// The answer.
     pub choice: AnswerChoice,
@@ -392,7 +392,7 @@ pub struct NewCall {
     pub timeout_ms: u64,
     /// If the caller wants it stricter than the tool declares.
     pub effect: Option<Effect>,
-    /// Who asks; `None`: whoever sits at this device.
+    /// The asker; `None`: whoever sits at this device.
     pub principal: Option<policy::Principal>,
     /// The token that was shown, if it is asked by one.
     pub credential: Option<policy::Credential>,
@@ -516,7 +516,7 @@ pub enum Refusal {
         /// When to try again, in milliseconds.
         retry_after_ms: u64,
     },
-    /// Whoever asks uses this tool too often.
+    /// The asker uses this tool too often.
     #[error("{0}")]
     RateLimited(Box<RateLimited>),
     /// The disk of this device is nearly full.
@@ -533,7 +533,7 @@ pub enum Refusal {
     /// Policy.
     #[error("{}", .0.why)]
     Denied(Box<Denial>),
-    /// Whoever answers may not answer this, or not here.
+    /// The answerer may not answer this, or not here.
     #[error("{0}")]
     NotApprover(String),
     /// Somebody was faster, or it does not ask any more.
@@ -834,7 +834,7 @@ pub struct View {
     pub relays: BTreeMap<PeerId, Vec<PeerId>>,
     /// All approved peers, ourselves included, by peer id.
     pub nodes: Vec<NodeView>,
-    /// Who may do what, ready to be asked.
+    /// Rights, ready to be asked.
     pub rights: Arc<policy::View>,
     /// All that people said about it.
     pub said: policy::InForce,

@@ -78,7 +78,7 @@ impl Links {
         self.linked.contains(peer)
     }
 
-    /// How the link to a peer travels, or would if nothing else is told.
+    /// Way of the link to a peer, or the one it would take if nothing else is told.
     pub(crate) fn via(&self, peer: &PeerId) -> Via {
         if self.relayed.contains(peer) { Via::Relayed } else { Via::Direct }
     }

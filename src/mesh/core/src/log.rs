@@ -57,7 +57,7 @@ pub(crate) enum Ingest {
 struct Neighbour {
     /// Places up to which it holds each log, as far as we know.
     knows: BTreeMap<(PeerId, Incarnation), u64>,
-    /// How our link to it travels.
+    /// Way of our link to it.
     via: Via,
     /// Peers that it is linked to.
     neighbours: BTreeSet<PeerId>,
@@ -379,7 +379,7 @@ impl Logs {
         Ingest::New
     }
 
-    /// Whoever sends an entry has it.
+    /// The sender of an entry has it.
     fn note_known(&mut self, peer: PeerId, entry: &SignedEntry) {
         if let Some(neighbour) = self.neighbours.get_mut(&peer) {
             let knows = neighbour.knows.entry((entry.author, entry.entry.incarnation)).or_default();

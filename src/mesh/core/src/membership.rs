@@ -153,7 +153,7 @@ fn say_approved(
     }
 }
 
-/// How a peer goes.
+/// Manner in which a peer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Revoking {
     /// It leaves; it is ourselves.

@@ -79,7 +79,7 @@ impl View {
         }
     }
 
-    /// Who asked, as people read it. A device asks by its key, and what its header calls it may be another's name: it is
+    /// The asker, as people read it. A device asks by its key, and what its header calls it may be another's name: it is
     /// called as it is called now; one that is no member (any more) as it wrote, unless that means a member.
     #[must_use]
     pub fn asked_by<'a>(&self, header: &'a Header, origin: &PeerId) -> Cow<'a, Principal> {

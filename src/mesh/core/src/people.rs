@@ -50,7 +50,7 @@ text_id!(
 );
 
 impl PersonId {
-    /// Who sits at an owner-tier device that no person is assigned to; an owner of the mesh.
+    /// The person at an owner-tier device that no person is assigned to; an owner of the mesh.
     ///
     /// # Panics
     /// Never: the name is a constant.
@@ -66,7 +66,7 @@ impl PersonId {
     }
 }
 
-/// Who asks: `person:mia`, `agent:mia/claude` or `device:panel-hall`.
+/// The asker: `person:mia`, `agent:mia/claude` or `device:panel-hall`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Principal {

@@ -1,6 +1,6 @@
-//! Who may use which tool on which device.
+//! Rights: which tool may be used by whom on which device.
 //!
-//! What people say about rights are records ([`Key`], [`Value`]), each a signed statement ([`Said`]). All statements about
+//! Statements about rights are records ([`Key`], [`Value`]), each a signed statement ([`Said`]). All statements about
 //! one key are a [`Register`]; [`Policy`] holds them all, and is a set: nothing depends on the order in which they
 //! came. From it, and from what the mesh knows of its devices, a [`View`] is compiled, and [`View::decide`] answers for
 //! one [`Request`] with a [`Decision`]. Nothing here knows the time: what is over is taken out by who has a clock.

@@ -87,7 +87,7 @@ pub enum ProtocolRule {
     ToolRunningLimit,
     /// The log of an author that is over its budget stops.
     LogBudget,
-    /// Who was an owner is held to what it wrote as one, and a guest's budget.
+    /// A former owner is held to what it wrote as one, and a guest's budget.
     FormerOwnerBudget,
     /// Ending a call costs its origin a place in its budget, also if it never ran.
     EndingBudget,
@@ -114,11 +114,11 @@ pub enum ProtocolRule {
     UnseenIsVoid,
     /// All that a removed owner said about rights does not stand where whoever removed it took that back.
     UnsaidIsVoid,
-    /// Whoever becomes an owner again gets back nothing that it said before.
+    /// A peer that becomes an owner again gets back nothing that it said before.
     NothingOlder,
     /// A device that is let in again speaks for nobody.
     LetInForNobody,
-    /// What runs for whoever may ask nothing any more is stopped.
+    /// Runs for one that may ask nothing any more are stopped.
     RunsEndWithStanding,
     /// A former owner's claims prove no epoch that was not known when it was one.
     FenceOfFormerOwner,
@@ -136,7 +136,7 @@ pub enum ProtocolRule {
     Query,
     /// After the link to the gateway went down, there is time for two rounds of asking.
     LinkDownGrace,
-    /// Who may relay stays named while a link is relayed, so that another takes over when the relay dies.
+    /// Relays stay named while a link is relayed, so that another takes over when the relay dies.
     RelaysStayNamed,
     /// Beacons are passed on to those whom the leader does not reach.
     Forward,
@@ -148,7 +148,7 @@ pub enum ProtocolRule {
     Successor,
     /// Peers that meet compare what they hold.
     DigestOnLinkUp,
-    /// Whoever loses a link asks its other neighbours for what was lost on it.
+    /// A peer that loses a link asks its other neighbours for what was lost on it.
     DigestOnLinkDown,
     /// An author declares dead only what is old.
     EntriesAge,
@@ -166,11 +166,11 @@ pub enum ProtocolRule {
     HourEnds,
     /// The target looks for a yes itself, and once more before it starts.
     AskAtTarget,
-    /// What is said of rights replaces what its author knew, and nothing else.
+    /// A statement about rights replaces what its author knew, and nothing else.
     KnewVector,
     /// Of what was said without knowledge of each other that counts which takes.
     TakingWins,
-    /// What waits is decided anew when something about rights changes.
+    /// Waiting calls are decided anew when something about rights changes.
     Redecide,
     /// A newcomer is told all that holds of rights.
     WelcomePolicy,
@@ -186,11 +186,11 @@ pub enum ProtocolRule {
     EveryRole,
     /// An agent gets no more than its person.
     AgentCeiling,
-    /// What only a role gives yields to the rules of all workspaces that hold the tool.
+    /// A grant by role alone yields to the rules of all workspaces that hold the tool.
     RuleBeatsRole,
     /// Rules of the mesh hold in every workspace.
     MeshEverywhere,
-    /// What is said of rights beyond its author's authority does not stand.
+    /// A statement about rights beyond its author's authority does not stand.
     AuthorStanding,
     /// A yes to a call is one to that call as its header says it.
     ConsentBound,

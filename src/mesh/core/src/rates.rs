@@ -17,7 +17,7 @@ const BUCKETS_MAX: usize = 4_096;
 /// A call that is refused since its asker uses its tool too often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimited {
-    /// Who asks.
+    /// The asker.
     pub who: Principal,
     /// The tool.
     pub tool: ToolName,

@@ -65,7 +65,7 @@ fn is_short(scope: Option<&[ToolPattern]>) -> bool {
     scope.is_none_or(|scope| scope.len() <= limits::STAY_SCOPE_MAX)
 }
 
-/// How long an ephemeral device belongs, and what for.
+/// Time for which an ephemeral device belongs, and its purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stay {
     /// Wall time at which it is removed, by the clock of whoever approved it.
@@ -278,7 +278,7 @@ pub struct Header {
     pub accepted_ms: u64,
     /// Milliseconds that the tool may run.
     pub timeout_ms: u64,
-    /// Who asks. Of a device that asks for itself the name is for people: which one it is, the signature says.
+    /// The asker. Of a device that asks for itself the name is for people: which one it is, the signature says.
     pub principal: Principal,
     /// The token that was shown, if it was asked by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -289,7 +289,7 @@ pub struct Header {
     /// Rule that decided so there, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
-    /// How far the origin knew what was said about rights. Whoever knows less does not deny the call before it knows as
+    /// Place up to which the origin knew what was said about rights. Whoever knows less does not deny the call before it knows as
     /// much.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mark: Vec<Known>,

@@ -55,7 +55,7 @@ pub(crate) fn wanted(facts: &Facts<'_>) -> BTreeMap<PeerId, Vec<PeerId>> {
         .collect()
 }
 
-/// How far this peer and each of its neighbours reach, as far as they said.
+/// Reach of this peer and of each of its neighbours reach, as far as they said.
 pub(crate) fn reaches(facts: &Facts<'_>) -> BTreeMap<PeerId, Reach> {
     let peers = facts.election.neighbours().chain([facts.me()]);
     peers.map(|peer| (peer, reach(facts, &peer))).collect()

@@ -60,7 +60,7 @@ pub(crate) struct Rights {
     told: BTreeMap<PeerId, Told>,
     /// Membership, and the count of changes of directories, that `told` was made of.
     devices_of: Option<(Hash, u64)>,
-    /// How much is held of each author's.
+    /// Amount that is held of each author's.
     room: Room,
     /// Parts of logs in which something was said that was not read.
     unheard: BTreeMap<LogId, (u64, u64)>,
@@ -84,7 +84,7 @@ pub(crate) struct Asked {
     pub(crate) why: String,
 }
 
-/// What becomes of a call, by the rights that are known here.
+/// Fate of a call, by the rights that are known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ruling {
     /// It may run.
@@ -174,7 +174,7 @@ impl Rights {
 
     // --- Calls --------------------------------------------------------------------------------------------------------
 
-    /// How far this peer knows what members said about rights: first by which it belongs itself, then owners, and the
+    /// Places up to which this peer knows what members said about rights: first by which it belongs itself, then owners, and the
     /// longest logs first. For the header of a call.
     pub(crate) fn mark(&self, me: &PeerId, trust: &Trust) -> Vec<Known> {
         let known = self.known.iter().filter(|((author, _), _)| self.told.contains_key(author));
@@ -265,7 +265,7 @@ impl Rights {
         of_call(ProtocolRule::ConsentApprover)
     }
 
-    /// Who said no, in words.
+    /// The one who said no, in words.
     fn refusal(&self, decision: &Decision) -> Option<String> {
         let Consent { by, note, .. } = self.answers.get(decision.consents.first()?)?;
         Some(answer_words::no(&by, &note, &decision.rule.to_string()))

@@ -75,7 +75,7 @@ pub(crate) fn tree(founder: PeerId, vouched_by: &BTreeMap<PeerId, BTreeSet<PeerI
 /// Somebody who has a share, and lets others share it.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    /// Who let it in, which stands before it.
+    /// The peer that let it in, which stands before it.
     pub(crate) parent: usize,
     /// Bytes that it wants itself.
     pub(crate) own: u64,

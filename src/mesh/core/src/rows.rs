@@ -240,7 +240,7 @@ pub fn budget_of(key: &[u8]) -> Option<PeerId> {
     PeerId::from_slice(key.strip_prefix(BUDGET)?)
 }
 
-/// What of [`budget`] its author wrote as an owner, at the most.
+/// Part of [`budget`] that its author wrote as an owner, at the most.
 #[must_use]
 pub fn budget_as_owner(author: &PeerId) -> RowKey<BudgetRow> {
     meta_of(BUDGET_AS_OWNER, &author.0)

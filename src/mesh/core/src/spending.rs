@@ -68,7 +68,7 @@ impl Bucket {
     }
 }
 
-/// What truncations have freed and their author may not fill again at once: it comes back steadily within a period.
+/// Room that truncations have freed and their author may not fill again at once: it comes back steadily within a period.
 /// Honest authors drop what is older than that, so they have it back before they drop as much again.
 #[derive(Debug, Clone, Copy, Default)]
 struct Returning {
@@ -95,7 +95,7 @@ impl Returning {
     }
 }
 
-/// What one author has filled here.
+/// Room that one author has filled here.
 #[derive(Debug, Clone, Default)]
 struct Account {
     held: BudgetRow,
@@ -187,7 +187,7 @@ pub(crate) fn is_answer(entry: &SignedEntry) -> bool {
     entry.entry.audience.ends().is_some_and(|(origin, _)| about_call && origin != entry.author)
 }
 
-/// Who pays for an entry of `author`: the origin of the call that it answers, if the book says so.
+/// The payer for an entry of `author`: the origin of the call that it answers, if the book says so.
 pub(crate) fn charge(entry: &SignedEntry, payer: Payer) -> Charge {
     let answer = is_answer(entry);
     // Its target says so, of a call that we may never have heard of.
@@ -400,7 +400,7 @@ impl Spending {
     /// asks at its doors, if it has one. What is refused counts for neither.
     ///
     /// # Errors
-    /// What is used up, with the time after which it makes sense to ask again.
+    /// Budget that is used up, with the time after which it makes sense to ask again.
     pub(crate) fn ask(
         &mut self,
         me: &PeerId,

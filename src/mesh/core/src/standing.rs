@@ -24,7 +24,7 @@ pub struct Standing {
 pub struct HeldAnswer {
     /// The device at which it was said.
     pub at: PeerId,
-    /// Who said what.
+    /// Author and statement.
     pub consent: Consent,
     /// Milliseconds for which it counts yet.
     pub left_ms: u64,

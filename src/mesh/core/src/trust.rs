@@ -190,7 +190,7 @@ struct Unjudged {
     bytes: u64,
     /// Whom they let in.
     subjects: BTreeSet<PeerId>,
-    /// How many of those do not belong yet.
+    /// Number of those that do not belong yet.
     newcomers: usize,
     /// Times that this frame's changes were judged already.
     early: u32,
@@ -655,7 +655,7 @@ impl Trust {
         others.flat_map(|(peer, member)| [&member.node_id].into_iter().chain(chosen.get(peer))).collect()
     }
 
-    /// Who founded the mesh, member or not.
+    /// Founder of the mesh, member or not.
     pub(crate) fn founder(&self) -> PeerId {
         self.genesis.author
     }

@@ -1,6 +1,6 @@
-//! How links travel, and how far a peer reaches by them.
+//! Ways of links, and the reach of a peer by them.
 
-/// How the packets of a link travel.
+/// Way of a link's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Via {
     /// From one end to the other.
@@ -10,7 +10,7 @@ pub enum Via {
     Relayed,
 }
 
-/// How far a peer reaches, for the choice of the better gateway: by direct links and relays first, since as gateway it
+/// Reach of a peer, for the choice of the better gateway: by direct links and relays first, since as gateway it
 /// would have relayed links; then by direct links alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Reach {

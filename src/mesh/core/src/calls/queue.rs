@@ -94,7 +94,7 @@ impl Book {
         }
     }
 
-    /// What of its places the tools of a node have taken of which it runs only some at once.
+    /// Places of a node that are taken by tools of which it runs only some at once.
     fn tool_places(&self, target: &PeerId, facts: &Facts<'_>) -> ToolPlaces {
         let mut places = ToolPlaces::of(target, facts);
         if !places.is_empty() {

@@ -9,7 +9,7 @@ use crate::ids::{PeerId, ReqId};
 use crate::limits;
 use crate::record::{Header, Payload};
 
-/// What one origin has in the book.
+/// Share of one origin in the book.
 #[derive(Debug, Clone, Default)]
 struct Share {
     open: Amount,

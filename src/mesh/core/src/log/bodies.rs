@@ -37,7 +37,7 @@ enum Standing {
     /// An owner, or ourselves.
     Owner,
     Guest,
-    /// Whoever does not belong any more: what it wrote may count still.
+    /// A peer that does not belong any more: its entries may count still.
     #[default]
     Excluded,
 }
@@ -65,7 +65,7 @@ impl Standing {
     }
 }
 
-/// What one author has of the places.
+/// Places that one author has.
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     standing: Standing,

@@ -1,4 +1,4 @@
-//! What goes out in frames of bounded size.
+//! Contents go out in frames of bounded size.
 
 use crate::entry::SignedEntry;
 use crate::frame::Frame;

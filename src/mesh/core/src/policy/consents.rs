@@ -18,7 +18,7 @@ pub const CONSENTS_MAX: usize = 512;
 pub struct Consent {
     /// The answer.
     pub choice: Choice,
-    /// Who answers, at the device that signs.
+    /// The answerer, at the device that signs.
     pub by: PersonId,
     /// The asks that are answered. At most [`OF_MAX`].
     pub of: Vec<RuleRef>,
@@ -47,7 +47,7 @@ pub enum Choice {
     },
     /// Yes for an hour, to calls like this one.
     Hour {
-        /// Who asks.
+        /// The asker.
         principal: Principal,
         /// Where.
         domain: Domain,

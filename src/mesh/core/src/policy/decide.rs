@@ -18,7 +18,7 @@ use crate::record::Tier;
 /// Levels at most: an agent, and its person at three roles.
 const LEVELS: usize = 4;
 
-/// How a tool is given.
+/// Manner in which a tool is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Strength {
     /// Not at all.
@@ -29,7 +29,7 @@ pub(super) enum Strength {
     Rule,
 }
 
-/// Who is judged.
+/// The principal that is judged.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Asker<'a> {
     Person(&'a PersonId),
@@ -115,7 +115,7 @@ struct Standing<'v> {
     place: Place<'v>,
     said: Said<'v>,
     strength: Strength,
-    /// How it is given to the principal itself.
+    /// Manner in which it is given to the principal itself.
     by: Option<Cause>,
     /// The ask of the workspace's `otherwise`, of agents alone or not.
     otherwise: Option<bool>,
@@ -530,7 +530,7 @@ impl<'v, 'r> Judging<'v, 'r> {
         standing
     }
 
-    /// How a level that no rule gives the tool has it all the same.
+    /// Manner in which a level that no rule gives the tool has it all the same.
     fn by_role(&self, level: &Level<'_>, place: Place<'v>) -> (Strength, Option<(Cause, Verdict)>) {
         let allow = |cause| (Strength::Role, Some((cause, Verdict::Allow)));
         let role = place.role.min(level.cap);
@@ -729,7 +729,7 @@ impl<'v, 'r> Judging<'v, 'r> {
         space.rule(at).is_some_and(|rule| rule.lets_approve(node, tool, &by_default, &is))
     }
 
-    /// How each place that holds the tool stands, for whoever looks for what would change the answer.
+    /// State of each place that holds the tool, for whoever looks for what would change the answer.
     pub(super) fn outlook(&self) -> impl Iterator<Item = Outlook<'v, '_>> {
         self.standings.iter().map(|standing| Outlook {
             id: standing.place.id,

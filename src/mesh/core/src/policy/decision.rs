@@ -11,7 +11,7 @@ use crate::people::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
 /// May this principal, at this device, use that tool of that device?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Who asks.
+    /// The asker.
     pub principal: Principal,
     /// The device at which it is asked.
     pub origin: PeerId,
@@ -60,7 +60,7 @@ pub struct Step {
     pub layer: Layer,
     /// Its answer: allow goes on to the next.
     pub verdict: Verdict,
-    /// What it rests on; `None` where nothing stood in the way.
+    /// Ground that it rests on; `None` where nothing stood in the way.
     pub cause: Option<Cause>,
 }
 
@@ -112,7 +112,7 @@ pub struct OpenAsk {
     pub rule: RuleRef,
     /// True if it is the agent alone who is asked, and its person would not be.
     pub of_agent: bool,
-    /// How long the call waits for consent, in milliseconds.
+    /// Time that the call waits for consent, in milliseconds.
     pub wait_ms: u64,
 }
 

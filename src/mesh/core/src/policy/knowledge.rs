@@ -36,7 +36,7 @@ pub(super) fn heads<'a>(all: Vec<At<'a>>) -> Vec<At<'a>> {
     heads.iter().filter_map(|node| all.get(*node)).copied().collect()
 }
 
-/// What each knew: what came before it in its log, and of other logs the last up to where it says; all before that was
+/// Knowledge of each: what came before it in its log, and of other logs the last up to where it says; all before that was
 /// known to that one. `exact`: only where it names the very place.
 fn knew(all: &[At<'_>], exact: bool) -> Knew {
     let log = |place: &Place| (place.author, place.incarnation);

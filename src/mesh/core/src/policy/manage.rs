@@ -1,4 +1,4 @@
-//! Who may edit what. By role, not by rule, so that nobody locks himself out.
+//! Rights to edit rights. By role, not by rule, so that nobody locks himself out.
 //!
 //! It is asked where an edit is made, by the rights of that moment: asked elsewhere the answer would depend on the order
 //! in which edits arrive there.
@@ -17,15 +17,15 @@ pub enum NotAllowed {
     /// Not one of those who may.
     #[error("{by} may not change this: {who} may")]
     Role {
-        /// Who edits.
+        /// The editor.
         by: PersonId,
-        /// Who may.
+        /// Those who may.
         who: &'static str,
     },
     /// A role above the own is given or taken.
     #[error("{by} is {own} here and may not give or change the role {wanted}: ask somebody of that role")]
     AboveOwn {
-        /// Who edits.
+        /// The editor.
         by: PersonId,
         /// As what.
         own: Role,

@@ -266,7 +266,7 @@ pub(super) struct MergedDevice {
     pub(super) unreadable: bool,
 }
 
-/// What several heads of a rule say. At a given call it **denies** if a head denies, **asks** if a head asks, **gives**
+/// Joint meaning of several heads of a rule. At a given call it **denies** if a head denies, **asks** if a head asks, **gives**
 /// if all heads give and none took the rule away, and **settles** an ask if all heads do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MergedRule {

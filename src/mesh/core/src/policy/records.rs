@@ -137,7 +137,7 @@ pub enum InvalidRecord {
     Full {
         /// Of what.
         what: &'static str,
-        /// How many may be.
+        /// Greatest number.
         max: usize,
     },
     /// The thing that it belongs to is not there.
@@ -283,7 +283,7 @@ impl FromStr for Who {
     }
 }
 
-/// Who may say yes to what a rule asks.
+/// Those who may say yes to what a rule asks.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Approver {
@@ -547,7 +547,7 @@ pub enum Mode {
     /// Owner-tier devices call everything, others what its device declares open.
     #[default]
     Open,
-    /// What no workspace gives is denied.
+    /// Deny: no workspace gives it.
     Workspaces,
 }
 
@@ -555,7 +555,7 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Who asks.
+    /// The asker.
     pub principal: Principal,
     /// Workspace that is named, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -187,7 +187,7 @@ impl InForce {
         self.heads(key).into_iter().map(|(place, _)| *place).collect()
     }
 
-    /// What a key says, for people: of several values the strictest, of these the newest. `None`: nothing, or nothing that
+    /// Value of a key, for people: of several values the strictest, of these the newest. `None`: nothing, or nothing that
     /// can be read. So whoever reads it and writes it back, with something else changed, gives nothing that was taken.
     #[must_use]
     pub fn value(&self, key: &Key) -> Option<&Value> {
@@ -217,7 +217,7 @@ impl InForce {
         }
     }
 
-    /// What of these authors counts: keys, each with what one of them said last of it, in order.
+    /// Statements of these authors that count: keys, each with what one of them said last of it, in order.
     pub fn said_by<'a>(
         &'a self,
         authors: &'a BTreeSet<PeerId>,

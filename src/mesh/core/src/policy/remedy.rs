@@ -31,13 +31,13 @@ pub enum Remedy {
     OfferTool(ToolName),
     /// An owner or admin of the mesh approves the tool as it is.
     ApproveTool(ToolName),
-    /// Whoever owns the target takes the pattern out of its `node.deny`.
+    /// The owner of the target takes the pattern out of its `node.deny`.
     LiftLocal(ToolPattern),
     /// It is asked at a device of tier owner, or an owner makes workspaces.
     OwnerDevice,
     /// No workspace, or another, is named.
     NameNone(Domain),
-    /// Who manages the workspace makes the principal a member.
+    /// A manager of the workspace makes the principal a member.
     Join(WorkspaceId),
     /// An owner or admin of the mesh binds the tool to the workspace.
     Bind(WorkspaceId),

@@ -92,7 +92,7 @@ pub struct Said {
     /// places, the last that he held and what others say that they knew. Statements of his own log are known to him in any
     /// case. At most [`KNEW_MAX`].
     pub knew: Vec<Known>,
-    /// Who edited.
+    /// The editor.
     pub by: Principal,
     /// True if it comes from a file of settings.
     pub declared: bool,

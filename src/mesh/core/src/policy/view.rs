@@ -121,7 +121,7 @@ pub(super) struct Space {
     pub(super) bindings: Vec<MergedBinding>,
     /// In order of their names.
     pub(super) rules: Vec<MergedRule>,
-    /// What stands for bindings that cannot be read.
+    /// Placeholder for bindings that cannot be read.
     pub(super) broken: Vec<MergedRule>,
 }
 

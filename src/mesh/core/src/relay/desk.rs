@@ -84,7 +84,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What is known of an end when a pair is asked for.
+/// Knowledge of an end when a pair is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
     /// The peer.

@@ -75,7 +75,7 @@ impl Path {
         self.carriers.iter().map(|carrier| carrier.relay)
     }
 
-    /// How often another relay took over.
+    /// Number of times that another relay took over.
     #[must_use]
     pub const fn switches(&self) -> u32 {
         self.switches

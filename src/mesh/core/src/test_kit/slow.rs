@@ -14,11 +14,11 @@ use crate::record::Tier;
 /// All that a decision rests on.
 #[derive(Debug, Clone, Copy)]
 pub struct World<'a> {
-    /// What holds of each key.
+    /// Value that holds for each key.
     pub records: &'a BTreeMap<Key, Value>,
     /// All members.
     pub devices: &'a BTreeMap<PeerId, DeviceFacts>,
-    /// What people said to calls that ask.
+    /// Answers of people to calls that ask.
     pub given: &'a [Given],
 }
 
@@ -75,7 +75,7 @@ struct Slow<'a> {
     tool: String,
 }
 
-/// Who is judged, with a cap on roles; agents have none.
+/// The principal that is judged, with a cap on roles; agents have none.
 #[derive(Clone, Copy)]
 struct Level<'a> {
     principal: &'a Principal,
@@ -304,7 +304,7 @@ impl<'a> Slow<'a> {
             && !taken_back
     }
 
-    /// What becomes of asks in a workspace: verdict and rule.
+    /// Fate of asks in a workspace: verdict and rule.
     fn settle(
         &self,
         domain: &str,

@@ -86,7 +86,7 @@ impl Record {
         }
     }
 
-    /// How long and what for it lets an ephemeral device in, if it says so.
+    /// Time and purpose for which it lets an ephemeral device in, if it says so.
     pub(super) const fn stay(&self) -> Option<&Stay> {
         match &self.change.what {
             ChangeKind::Approved { tier: Tier::Ephemeral, stay, .. } => stay.as_ref(),
@@ -355,7 +355,7 @@ impl<'a> Graph<'a> {
         (0..self.nodes.len()).map(At)
     }
 
-    /// What the signer of an approval had seen about its subject: of what it names that which rests on the genesis. The
+    /// Knowledge that the signer of an approval had about its subject: of what it names that which rests on the genesis. The
     /// rest need not be held.
     fn known_to(&self, at: At, index: &BTreeMap<&Hash, At>) -> Positions {
         let mut known = Positions::new();

@@ -13,7 +13,7 @@ use crate::record::{ChangeKind, Tier};
 /// An approval, and the name that it gives.
 type Approval<'g, 'a> = (&'g Node<'a>, &'a NodeId);
 
-/// How a peer belongs.
+/// Standing of a peer.
 struct Deciding<'g, 'a> {
     /// Approval that decides as what, and under which name.
     best: Approval<'g, 'a>,

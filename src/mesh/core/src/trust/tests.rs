@@ -42,7 +42,7 @@ fn genesis() -> SignedEntry {
     signed(1, 0, 1, MeshId([0; 32]), Kind::GENESIS, encode(&body))
 }
 
-/// What the founder's word rests on.
+/// Grounds of the founder's word.
 fn root() -> Hash {
     genesis().hash
 }

@@ -513,4 +513,21 @@ mod tests {
         assert!(next(9, OverBudget::EntryBytes(9), None).starts_with("update sigil"));
         assert!(next(9, many, Some(0)).starts_with("it goes on at 1970"));
     }
+
+    #[test]
+    fn a_device_whose_memory_is_not_taken_is_named_with_what_removes_it() {
+        let net = mesh_core::test_kit::Net::of(2);
+        let view = net.peer(0).view();
+        let known = mesh_core::test_kit::id(1);
+        let check = memory_is_full(&known, &view);
+        let name = name_of(&view, &known).expect("a member has a name");
+        assert_eq!((check.id, check.severity), ("memory", Severity::Warn));
+        assert!(check.cause.contains(&name), "{}", check.cause);
+        assert!(check.fix.is_some_and(|press| press.contains(&format!("`sigil forget {name} "))));
+        let stranger = mesh_core::test_kit::id(9);
+        assert!(
+            memory_is_full(&stranger, &view).cause.contains(&stranger.short()),
+            "one that is gone has its short id"
+        );
+    }
 }

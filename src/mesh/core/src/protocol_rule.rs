@@ -360,6 +360,7 @@ impl ProtocolRule {
         Self::DiskFloor,
         Self::OwnRevocation,
         Self::ConsentApprover,
+        Self::PolicyAtTarget,
         Self::LetInForNobody,
         Self::RunsEndWithStanding,
     ];

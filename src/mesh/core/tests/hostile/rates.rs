@@ -206,3 +206,33 @@ pub(super) fn p12_no_more_of_a_tool_run_at_once_than_its_device_says() {
     let owners = began.iter().take(5).filter(|(_, _, origin)| *origin != guest.id()).count();
     assert!(owners >= 2, "they do not wait behind all that a guest asked for: {began:?}");
 }
+
+/// A gateway that lets through what its target forbids gets the denial at once, also while all places of the tool are taken: such
+/// a call takes no place in the queue of the device.
+#[test]
+pub(super) fn k1_a_call_that_is_not_allowed_does_not_wait_for_a_place() {
+    let mut honest = Honest::new();
+    honest.machine.config = config();
+    let lock = ToolDecl { at_once: NonZeroU8::new(1), owner_only: true, ..tool("append", Effect::Once) };
+    honest.ask(Command::SetDirectory(offers(vec![lock])));
+    let (mut owner, mut guest) = (honest.author(1), honest.author(2));
+    honest.admit(&owner, Tier::Owner);
+    honest.admit(&guest, Tier::Shared);
+    let me = honest.id();
+    honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
+    let led = honest.peer().view().gateway.unwrap().counter;
+    let claim = Claim::sign(&owner.key, owner.mesh, Epoch { counter: led + 1, class: 15, peer: owner.id() }, 1);
+    let mut sends = |honest: &mut Honest, author: &mut Author| {
+        let call = header(&author.id(), 1, me);
+        let header = author.says(Kind::CALL, encode(&call));
+        let sent = Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 60_000, consents: Vec::new() };
+        (call.id, honest.hears(&owner, Frame::Dispatch(sent)))
+    };
+    let mut helper = honest.author(3);
+    honest.admit(&helper, Tier::Owner);
+    let (runs, out) = sends(&mut honest, &mut helper);
+    assert!(out.iter().any(|output| matches!(output, Output::Invoke(run) if run.id == runs)), "{out:?}");
+    let (denied, out) = sends(&mut honest, &mut guest);
+    let ends = |output: &Output| matches!(output, Output::Fact(Fact::Call(id, row)) if *id == denied && row.state == CallState::Ended(Ending::Denied));
+    assert!(out.iter().any(ends), "{out:?}");
+}

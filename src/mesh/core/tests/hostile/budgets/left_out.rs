@@ -20,6 +20,7 @@ const MISSED_BY: &[(ProtocolRule, fn())] = &[
     (ProtocolRule::PlaceShare, super::k2_calls_whose_arguments_never_come_take_no_place),
     (ProtocolRule::PlaceShare, super::k2_a_guests_runs_leave_places_for_others),
     (ProtocolRule::ToolRunningLimit, crate::rates::p12_no_more_of_a_tool_run_at_once_than_its_device_says),
+    (ProtocolRule::PolicyAtTarget, crate::rates::k1_a_call_that_is_not_allowed_does_not_wait_for_a_place),
     (ProtocolRule::EndingBudget, super::s14_calls_that_never_run_are_within_their_origins_budget_too),
     (ProtocolRule::ClosedBudget, super::s05_calls_that_are_over_stay_within_their_origins_budget),
     (ProtocolRule::OwnRevocation, crate::k1_a_halted_device_begins_nothing),

@@ -385,7 +385,7 @@ impl Checker<'_> {
 
     fn tailnet(&self, raw: RawTailnet) -> Result<Tailnet, ConfigError> {
         let modes = [("off", TailnetMode::Off), ("auto", TailnetMode::Auto), ("host", TailnetMode::Host)];
-        let mode = self.one_of("tailnet.mode", raw.mode, TailnetMode::Auto, &modes)?;
+        let mode = self.one_of("tailnet.mode", raw.mode, TailnetMode::Off, &modes)?;
         let socket = raw.socket.unwrap_or_else(|| TAILNET_SOCKET_DEFAULT.to_owned());
         if !socket.starts_with('/') {
             return Err(self.bad("tailnet.socket", socket, "an absolute path"));

@@ -398,16 +398,16 @@ mod tests {
 
     use super::*;
 
-    /// Recorded from tailscaled 1.102.5 in host mode, shortened.
-    const STATUS: &str = include_str!("../../../tests/tailnet/recorded/status.json");
-    const WHOIS: &str = include_str!("../../../tests/tailnet/recorded/whois.json");
+    /// In the form of tailscaled 1.102.5: `ipnstate.Status` and `apitype.WhoIsResponse`.
+    const STATUS: &str = include_str!("../../../tests/tailnet/answers/status.json");
+    const WHOIS: &str = include_str!("../../../tests/tailnet/answers/whois.json");
 
     fn running() -> Status {
         Status::read(STATUS.as_bytes()).unwrap()
     }
 
     #[test]
-    fn a_recorded_status_is_read() {
+    fn a_status_is_read() {
         let status = running();
         assert_eq!((status.state.as_str(), status.has_interface), ("Running", true));
         assert_eq!(status.own.name, "h1");
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_whois_is_read_and_is_about_the_address_that_was_asked_for() {
+    fn a_whois_is_read_and_is_about_the_address_that_was_asked_for() {
         let ip = running().others[0].ip().unwrap();
         let found = Identity::read(WHOIS.as_bytes(), ip).unwrap();
         assert_eq!(found.node.stable_id, running().others[0].stable_id);

@@ -167,7 +167,7 @@ mod tests {
         let absent = LocalApi::new("/nonexistent/tailscaled.sock".into());
         assert!(matches!(absent.status().await, Err(ApiError::Absent)));
 
-        let (api, _dir) = serve(http("200 OK", include_str!("../../../tests/tailnet/recorded/status.json")));
+        let (api, _dir) = serve(http("200 OK", include_str!("../../../tests/tailnet/answers/status.json")));
         assert_eq!(api.status().await.unwrap().state, "Running");
 
         let (api, _dir) = serve(http("404 Not Found", "no match for IP:port"));

@@ -7,10 +7,12 @@ use tokio::sync::mpsc;
 
 use super::error::AgentError;
 use super::ports::{self, Ports, Wanted};
-use crate::config::{Config, LanDiscovery, QUIC_PORT_DEFAULT};
+use crate::config::{Config, LanDiscovery, QUIC_PORT_DEFAULT, TailnetMode};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
+use crate::mesh::tailnet::LocalApi;
 use crate::mesh::transport::lan::{self, LanConfig, LanEvent, Show};
+use crate::mesh::transport::tailnet::{self, TailnetConfig};
 use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, RelayConfig, ServiceId};
 use crate::tasks::TaskGroup;
 
@@ -59,6 +61,12 @@ pub(super) async fn open(
     let links = ports::open(wanted, start, is_taken).await?;
 
     let (lan_tx, lan_events) = mpsc::channel(LAN_EVENTS);
+    if config.tailnet.mode != TailnetMode::Off {
+        let api = LocalApi::new(config.tailnet.socket.clone());
+        let wanted = config.tailnet.mode == TailnetMode::Host;
+        let tailnet = TailnetConfig { api, wanted, key: key.clone(), tasks: tasks.clone() };
+        tailnet::start(tailnet, &links, lan_tx.clone())?;
+    }
     let show = match config.discovery.lan {
         LanDiscovery::EveryNetwork => Some(Show::EveryNetwork),
         LanDiscovery::KnownNetworks => Some(Show::KnownNetworks),

@@ -20,7 +20,8 @@ use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
     Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
     Listen, Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory,
-    Node, Overrides, Relay, RelayOffer, Rights, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    Node, Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, Tailnet, TailnetMode,
+    TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 
@@ -29,7 +30,7 @@ use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_du
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 11] = [
+const KEYS: [(&str, &[&str]); 12] = [
     (
         "",
         &[
@@ -37,6 +38,7 @@ const KEYS: [(&str, &[&str]); 11] = [
             "listen",
             "discovery",
             "relay",
+            "tailnet",
             "files",
             "tools",
             "calls",
@@ -54,6 +56,7 @@ const KEYS: [(&str, &[&str]); 11] = [
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
+    ("tailnet", &["mode", "socket"]),
     ("files", &["roots"]),
     (
         "tools.*",
@@ -68,7 +71,7 @@ const KEYS: [(&str, &[&str]); 11] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 18] = [
+const SCALARS: [&str; 20] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -77,6 +80,8 @@ const SCALARS: [&str; 18] = [
     "discovery.lan",
     "relay.offer",
     "relay.use",
+    "tailnet.mode",
+    "tailnet.socket",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -97,6 +102,7 @@ struct Raw {
     listen: RawListen,
     discovery: RawDiscovery,
     relay: RawRelay,
+    tailnet: RawTailnet,
     files: RawFiles,
     tools: BTreeMap<String, RawTool>,
     calls: RawCalls,
@@ -133,6 +139,13 @@ struct RawRelay {
     offer: Option<String>,
     #[serde(rename = "use")]
     used: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawTailnet {
+    mode: Option<String>,
+    socket: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -317,7 +330,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, relay, files, tools, calls, memory, storage, log, .. } = raw;
+        let Raw { node, listen, discovery, relay, tailnet, files, tools, calls, memory, storage, log, .. } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -346,6 +359,7 @@ impl Checker<'_> {
                 )?,
                 used: self.one_of("relay.use", relay.used, true, &[("true", true), ("false", false)])?,
             },
+            tailnet: self.tailnet(tailnet)?,
             files: Files { roots: self.roots(files.roots)? },
             tools: self.tools(tools)?,
             calls: Calls {
@@ -367,6 +381,16 @@ impl Checker<'_> {
             log: self.log(log)?,
             rights: Rights::default(),
         })
+    }
+
+    fn tailnet(&self, raw: RawTailnet) -> Result<Tailnet, ConfigError> {
+        let modes = [("off", TailnetMode::Off), ("auto", TailnetMode::Auto), ("host", TailnetMode::Host)];
+        let mode = self.one_of("tailnet.mode", raw.mode, TailnetMode::Off, &modes)?;
+        let socket = raw.socket.unwrap_or_else(|| TAILNET_SOCKET_DEFAULT.to_owned());
+        if !socket.starts_with('/') {
+            return Err(self.bad("tailnet.socket", socket, "an absolute path"));
+        }
+        Ok(Tailnet { mode, socket: socket.into() })
     }
 
     fn bad(&self, key: &str, value: impl Into<String>, allowed: impl Into<String>) -> ConfigError {

@@ -43,6 +43,9 @@ pub const LOG_SIZE_DEFAULT: u64 = 8 << 20;
 /// Least and most that may be asked for.
 pub const LOG_SIZES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 
+/// Socket of tailscaled where packages put it.
+pub const TAILNET_SOCKET_DEFAULT: &str = "/var/run/tailscale/tailscaled.sock";
+
 /// Everything that can be set, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -56,6 +59,8 @@ pub struct Config {
     pub discovery: Discovery,
     /// Relaying for others, and by others.
     pub relay: Relay,
+    /// The tailnet of this machine.
+    pub tailnet: Tailnet,
     /// Reach of the files tools.
     pub files: Files,
     /// Command tools by name.
@@ -151,6 +156,26 @@ pub enum RelayOffer {
     Always,
     /// Not at all.
     Never,
+}
+
+/// `[tailnet]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tailnet {
+    /// Use of the tailnet that this machine is on.
+    pub mode: TailnetMode,
+    /// Socket of its tailscaled. An absolute path.
+    pub socket: PathBuf,
+}
+
+/// See [`Tailnet`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TailnetMode {
+    /// Not at all.
+    Off,
+    /// Where a tailscaled runs.
+    Auto,
+    /// By the tailscaled of this machine, which should run.
+    Host,
 }
 
 /// `[files]`
@@ -364,7 +389,8 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, relay, files, tools, calls, memory, storage, log, rights } = self;
+        let Self { home: _, node, listen, discovery, relay, tailnet, files, tools, calls, memory, storage, log, rights } =
+            self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {
@@ -393,6 +419,7 @@ impl Config {
             ("discovery.lan", *discovery == started.discovery),
             ("relay.offer", relay.offer == started.relay.offer),
             ("relay.use", relay.used == started.relay.used),
+            ("tailnet", *tailnet == started.tailnet),
             ("calls.running", calls.running == started.calls.running),
             ("calls.rate", calls.rate == started.calls.rate),
             ("memory", *memory == started.memory),

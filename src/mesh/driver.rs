@@ -566,6 +566,7 @@ impl Driver {
             addresses: self.links.local_addresses(),
             links: self.links.infos(),
             relayed: self.links.relayed(),
+            tailnet: self.links.tailnet(),
             nearby: self.admission.strangers(&view),
             pending: self.admission.pending(&view, &before.pending, clock::now()),
             discovery_trouble: self.admission.discovery_trouble(),

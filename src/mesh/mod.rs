@@ -35,6 +35,7 @@ mod replies;
 mod request;
 mod snapshot;
 pub mod store;
+pub mod tailnet;
 pub mod transport;
 mod turns;
 mod waiters;

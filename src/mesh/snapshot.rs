@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
 
+use crate::mesh::tailnet::Tailnet;
 use crate::mesh::transport::{Address, LinkInfo, Relayed};
 
 /// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
@@ -17,7 +18,9 @@ pub struct Surroundings {
     pub links: Vec<LinkInfo>,
     /// What this device relays for others.
     pub relayed: Relayed,
-    /// Strangers on the LAN.
+    /// The tailnet of this machine.
+    pub tailnet: Tailnet,
+    /// Strangers on the LAN and on the tailnet.
     pub nearby: Vec<Nearby>,
     /// Devices that await approval.
     pub pending: Vec<Pending>,

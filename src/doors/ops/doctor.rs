@@ -112,7 +112,7 @@ pub fn examine_home(home: &Path, free_min: Option<u64>) -> Vec<Check> {
 }
 
 fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
-    let mut checks = vec![membership(view), gateway(view), links(view), relays(view, around), discovery(around)];
+    let mut checks = vec![membership(view), gateway(view), links(view), relays(view, around), discovery(around), tailnet(around)];
     checks.extend(examine_home(home, settings.loaded().free_min));
     let found = settings.findings(home);
     if found.is_empty() {
@@ -225,6 +225,9 @@ pub fn warnings(view: &Arc<View>, around: &Surroundings, settings: &Settings, ho
     warnings.extend(attention(view).into_iter().map(|(what, press)| format!("{what}; {press}")));
     if let Some(trouble) = &around.discovery_trouble {
         warnings.push(format!("finding devices on the local network does not work: {trouble}"));
+    }
+    if let (told, Some(step)) = around.tailnet.told(now().wall_ms) {
+        warnings.push(format!("{told}; {step}"));
     }
     warnings.extend(settings.findings(home).into_iter().map(|(what, press)| format!("{what}; {press}")));
     warnings
@@ -351,6 +354,14 @@ fn discovery(around: &Surroundings) -> Check {
 }
 
 /// The device key must be readable by its owner only, whatever else of the home others may read.
+/// The tailnet of this machine.
+fn tailnet(around: &Surroundings) -> Check {
+    match around.tailnet.told(now().wall_ms) {
+        (told, Some(step)) => Check::warn("tailnet", told, step),
+        (told, None) => Check::ok("tailnet", told),
+    }
+}
+
 fn home_modes(home: &Path) -> Check {
     let key = home.join("identity.key");
     match std::fs::metadata(&key) {

@@ -55,6 +55,11 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
             return Code::Protocol.close(&connection);
         }
     }
+    // The socket takes packets of the tailnet alone, and the handshake shows that answers arrive: who is at the address
+    // is the one that we hear.
+    if underlay.kind == UnderlayKind::Tailnet && !shared.underlays.tailnet.knows(connection.remote_address()).await {
+        return Code::Protocol.close(&connection);
+    }
     let ip = canonical(connection.remote_address()).ip();
     let is_member = shared.is_member(peer);
     let (place, greeting) = if is_member {

@@ -59,11 +59,11 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// The IP address on the direct UDP underlay, if it says one. IPv4 as IPv4.
+    /// The IP address that it says, if it says one. IPv4 as IPv4.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         match self {
-            Self::Udp(socket) => Some(socket.ip().to_canonical()),
-            Self::UdpName(_) | Self::Tailnet(_) | Self::Relay { .. } | Self::Unknown(_) => None,
+            Self::Udp(socket) | Self::Tailnet(socket) => Some(socket.ip().to_canonical()),
+            Self::UdpName(_) | Self::Relay { .. } | Self::Unknown(_) => None,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::relay_socket::address_of;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
+use crate::mesh::tailnet::answers::is_tailnet;
 
 /// Head start of each address over the next (RFC 8305 §5, "Happy Eyeballs", recommends 250 ms).
 pub(super) const RACE_STEP: Duration = Duration::from_millis(250);
@@ -84,7 +85,7 @@ pub(super) async fn race(
     addresses: &[Address],
     expected: Option<PeerId>,
 ) -> Result<Answered, Unanswered> {
-    let tried = dialable(addresses);
+    let tried = dialable(addresses, shared.underlays.tailnet.open().is_some());
     let zones: Vec<u32> = shared.underlays.udp.own.borrow().interfaces.zones().take(ZONES_MAX).collect();
     let mut distinct = BTreeSet::new();
     let mut waiting: VecDeque<Racer> =
@@ -135,10 +136,10 @@ pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId) -> Option<A
     }
 }
 
-/// Returns those of `addresses` that can be dialled here, each once, in their order.
-fn dialable(addresses: &[Address]) -> Vec<Address> {
+/// Returns those of `addresses` that can be dialled here, each once, in their order; those on the tailnet last.
+fn dialable(addresses: &[Address], has_tailnet: bool) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
-    addresses
+    let mut dialable: Vec<Address> = addresses
         .iter()
         .map(|address| match address {
             Address::Udp(socket) => Address::Udp(canonical(*socket)),
@@ -146,9 +147,12 @@ fn dialable(addresses: &[Address]) -> Vec<Address> {
                 other.clone()
             }
         })
+        .filter(|address| has_tailnet || !matches!(address, Address::Tailnet(_)))
         .filter(|address| racer(address).is_some() && distinct.insert(address.clone()))
         .take(RACERS_MAX)
-        .collect()
+        .collect();
+    dialable.sort_by_key(|address| matches!(address, Address::Tailnet(_)));
+    dialable
 }
 
 fn racer(address: &Address) -> Option<Racer> {
@@ -157,8 +161,12 @@ fn racer(address: &Address) -> Option<Racer> {
             is_unicast(*socket).then_some(Racer::Socket(Target { underlay: UnderlayKind::Udp, socket: *socket }))
         }
         Address::UdpName(name) => Some(Racer::Name(name.clone())),
+        Address::Tailnet(socket) => {
+            let is_there = is_tailnet(socket.ip()) && socket.port() != 0;
+            is_there.then_some(Racer::Socket(Target { underlay: UnderlayKind::Tailnet, socket: *socket }))
+        }
         // No underlay here carries them.
-        Address::Tailnet(_) | Address::Relay { .. } | Address::Unknown(_) => None,
+        Address::Relay { .. } | Address::Unknown(_) => None,
     }
 }
 
@@ -207,10 +215,11 @@ async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<Peer
     let Target { underlay, socket } = target;
     let address = match underlay {
         UnderlayKind::Udp => Address::Udp(socket),
+        UnderlayKind::Tailnet => Address::Tailnet(socket),
         UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
     };
     let transport = match underlay {
-        UnderlayKind::Udp => &shared.transport,
+        UnderlayKind::Udp | UnderlayKind::Tailnet => &shared.transport,
         UnderlayKind::Relay => &shared.relayed_transport,
     };
     let verifier = shared.credentials.verifier(expected);
@@ -223,7 +232,7 @@ async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<Peer
             config.transport_config(transport.clone());
             config
         })
-        .and_then(|config| shared.underlays.get(underlay).endpoint.connect_with(config, socket, SERVER_NAME).ok());
+        .and_then(|config| shared.underlays.get(underlay)?.endpoint.connect_with(config, socket, SERVER_NAME).ok());
     let Some(connecting) = connecting else { return Finish::Failed(None) };
     match timeout(HANDSHAKE_MAX, connecting).await {
         Ok(Ok(connection)) => match peer_key(&connection) {
@@ -271,9 +280,13 @@ mod tests {
             "224.0.0.1:7433",
             "udp://Home.example.org:7433",
         ];
-        let shown: Vec<String> = dialable(&texts.map(Address::from)).iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = dialable(&texts.map(Address::from), false).iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.0.0.1:7433", "udp://home.example.org:7433"]);
+        // On a tailnet its addresses as well, last; what is no address of one never.
+        let texts = ["tailnet://100.64.0.3:7435", "tailnet://10.0.0.1:7435", "10.0.0.1:7433"];
+        let shown: Vec<String> = dialable(&texts.map(Address::from), true).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.1:7433", "tailnet://100.64.0.3:7435"]);
         let many: Vec<Address> = (1..=100).map(|n| SocketAddr::from(([10, 0, 0, n], 7433)).into()).collect();
-        assert_eq!(dialable(&many), many[..RACERS_MAX]);
+        assert_eq!(dialable(&many, false), many[..RACERS_MAX]);
     }
 }

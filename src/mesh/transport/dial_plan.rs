@@ -109,7 +109,7 @@ impl DialPlan {
             let linked = linked(*peer);
             let state = match linked {
                 Linked::Directly => DialState::Resting,
-                Linked::No | Linked::ByRelay => DialState::Waiting(now + self.head_start(*peer)),
+                Linked::No | Linked::ByRelay | Linked::ByTailnet => DialState::Waiting(now + self.head_start(*peer)),
             };
             let dial = self.dials.entry(*peer).or_insert_with(|| Dial::new(now));
             (dial.owner, dial.linked) = (member.owner, linked);
@@ -209,7 +209,15 @@ impl DialPlan {
                 continue;
             }
             let seen = self.seen.get(peer);
-            let addresses: Vec<_> = seen.cloned().into_iter().chain(dial.turn(seen, now)).collect();
+            let mut addresses: Vec<_> = seen.cloned().into_iter().chain(dial.turn(seen, now)).collect();
+            if dial.linked == Linked::ByTailnet && !self.moved.contains(peer) {
+                // Another link of that kind would be no better.
+                addresses.retain(|address| !matches!(address, Address::Tailnet(_)));
+                if addresses.is_empty() {
+                    dial.rest(now);
+                    continue;
+                }
+            }
             let by_relay = dial.linked == Linked::No && !dial.relays.is_empty();
             if addresses.is_empty() && !by_relay {
                 dial.state = dial.until_turn(now).map_or(DialState::Resting, |wait| DialState::Waiting(now + wait));
@@ -257,7 +265,7 @@ impl Dial {
     fn rest(&mut self, now: Instant) {
         self.state = match self.linked {
             Linked::No | Linked::Directly => DialState::Resting,
-            Linked::ByRelay => {
+            Linked::ByRelay | Linked::ByTailnet => {
                 let pause = UPGRADES.get(self.upgrades).or(UPGRADES.last()).copied().unwrap_or(STEADY);
                 self.upgrades += 1;
                 DialState::Waiting(now + pause)

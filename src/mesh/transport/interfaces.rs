@@ -139,6 +139,12 @@ impl Interfaces {
         announced.into_iter().map(|(_, ip)| ip).chain(loopback).collect()
     }
 
+    /// The name of the interface that has this address.
+    pub(super) fn name_of(&self, ip: IpAddr) -> Option<&str> {
+        let has = |interface: &&Interface| interface.ips.iter().any(|(own, _)| *own == ip);
+        self.all.iter().find(has).map(|interface| interface.name.as_str())
+    }
+
     /// Zones in which a link-local IPv6 address may be.
     pub(super) fn zones(&self) -> impl Iterator<Item = u32> {
         self.all.iter().filter(|interface| interface.has_link_local_v6()).map(|interface| interface.index)

@@ -44,6 +44,8 @@ pub(super) enum Linked {
     No,
     /// By a third, until a direct link can be had.
     ByRelay,
+    /// Over the tailnet, until one from machine to machine can be had.
+    ByTailnet,
     /// As well as can be.
     Directly,
 }
@@ -137,6 +139,7 @@ impl Link {
         let socket = canonical(self.connection.remote_address());
         match self.underlay {
             UnderlayKind::Udp => Address::Udp(socket),
+            UnderlayKind::Tailnet => Address::Tailnet(socket),
             // It has none: what QUIC sees there is made up.
             UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
         }

@@ -195,7 +195,9 @@ impl LinkTable {
     /// A connection that we accepted answers from the address at which it was asked for. When that is gone it is dead,
     /// and neither end knows: they are dialled anew. What we dialled ourselves goes on from the new address.
     fn follow_addresses(&mut self, kind: UnderlayKind, now: Instant) {
-        let own = self.shared.underlays.get(kind).own.borrow().clone();
+        // One that was closed has no addresses any more.
+        let underlay = self.shared.underlays.get(kind);
+        let own = underlay.map(|underlay| underlay.own.borrow().clone()).unwrap_or_default();
         let local = |link: &Link| link.connection.local_ip().map(|ip| ip.to_canonical());
         let links = self.shared.live.all();
         let lost = links

@@ -29,11 +29,14 @@ use super::relay_state::{RelayConfig, RelayState};
 use super::session::GUESTS_QUEUED_MAX;
 use super::shared::{Drain, LinksState, LiveLinks, MemberAddresses, ToTable, random};
 use super::stream::{self, ServiceId, ServiceIo, Tag};
+use super::tailnet_door::TailnetDoor;
 use super::tls::{Credentials, TlsError};
-use super::underlay::{Underlay, UnderlayKind, Underlays};
+use super::underlay::{Underlay, UnderlayKind};
+use super::underlays::Underlays;
 use super::{accept, blob, join, relay};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::{DeviceKey, KnownVerifier};
+use crate::mesh::tailnet::Tailnet;
 use crate::tasks::TaskGroup;
 
 /// Time that a clean stop waits for queued frames to arrive, and then for the peers to know.
@@ -141,7 +144,7 @@ impl Links {
         let shared = Arc::new(LinksState {
             me: key.peer_id(),
             nonce: random(),
-            underlays: Underlays { udp: Arc::new(udp), relay: Arc::new(relayed) },
+            underlays: Underlays { udp: Arc::new(udp), relay: Arc::new(relayed), tailnet: TailnetDoor::default() },
             relay: RelayState::new(mux, routes),
             transport: quic::transport(quic::End::Dialled),
             relayed_transport: quic::relayed_transport(quic::End::Dialled),
@@ -252,6 +255,12 @@ impl Links {
             }
         }
         infos
+    }
+
+    /// The tailnet of this machine.
+    #[must_use]
+    pub fn tailnet(&self) -> Tailnet {
+        self.shared.underlays.tailnet.seen()
     }
 
     /// What this peer relays for others.

@@ -34,10 +34,13 @@ mod shared;
 mod shares;
 mod strangers;
 mod stream;
+pub mod tailnet;
+mod tailnet_door;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 mod underlay;
+mod underlays;
 pub mod wire;
 
 pub use address::{Address, HostPort, InvalidAddress, InvalidHostPort, Prefix};

@@ -156,6 +156,19 @@ pub(super) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
     }
 }
 
+/// Opens a UDP socket at one address. Where the system can, packets come in by this interface alone and go out by it, so
+/// that nobody on another network can pretend to be at an address of this one.
+pub(super) fn bind_to_interface(listen: SocketAddr, interface: Option<&str>) -> io::Result<UdpSocket> {
+    let socket = bind_exactly(listen)?;
+    #[cfg(target_os = "linux")]
+    if let Some(interface) = interface {
+        socket2::SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = interface;
+    Ok(socket)
+}
+
 fn bind_exactly(listen: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
     if listen.is_ipv6() && listen.ip().is_unspecified() {

@@ -24,7 +24,8 @@ use super::quic::Code;
 use super::relay_state::RelayState;
 use super::stream::ServiceId;
 use super::tls::Credentials;
-use super::underlay::{UnderlayKind, Underlays};
+use super::underlay::UnderlayKind;
+use super::underlays::Underlays;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::KnownVerifier;
 use crate::tasks::TaskGroup;
@@ -139,6 +140,7 @@ impl LiveLinks {
         self.lock().get(&peer).map_or(Linked::No, |link| match link.underlay {
             UnderlayKind::Udp => Linked::Directly,
             UnderlayKind::Relay => Linked::ByRelay,
+            UnderlayKind::Tailnet => Linked::ByTailnet,
         })
     }
 

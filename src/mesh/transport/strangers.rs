@@ -37,6 +37,14 @@ impl Limits {
         members_at_once: Share { per_address: 16, per_prefix: 16, all: 16 },
         strangers: Share { per_address: 8, per_prefix: 24, all: 32 },
     };
+    /// The budget of the tailnet underlay: whoever comes by it was let into the tailnet, and has few addresses there.
+    pub(super) const TAILNET: Self = Self {
+        handshakes_per_s: Share { per_address: 10, per_prefix: 20, all: 20 },
+        handshakes_at_once: Share { per_address: 4, per_prefix: 16, all: 16 },
+        members_per_s: Share { per_address: 20, per_prefix: 20, all: 20 },
+        members_at_once: Share { per_address: 8, per_prefix: 16, all: 16 },
+        strangers: Share { per_address: 4, per_prefix: 16, all: 16 },
+    };
     /// The budget of the relay underlay: each peer has an address there, and they have one prefix. Only members come by
     /// it, to whom a relay has opened a way; strangers have no place.
     pub(super) const RELAY: Self = Self {

@@ -1,5 +1,6 @@
 //! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
-//! of strangers. There are two, direct UDP and relays; another is one more field of [`Underlays`] and one more kind.
+//! of strangers. Direct UDP and relays are always there, the tailnet while this machine is on one; another is one more
+//! field of `Underlays` and one more kind.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 pub enum UnderlayKind {
     /// By a third peer.
     Relay,
+    /// Over the tailnet that both machines are on.
+    Tailnet,
     /// UDP from machine to machine.
     Udp,
 }
@@ -39,7 +42,7 @@ impl UnderlayKind {
     pub const fn via(self) -> Via {
         match self {
             Self::Relay => Via::Relayed,
-            Self::Udp => Via::Direct,
+            Self::Tailnet | Self::Udp => Via::Direct,
         }
     }
 }
@@ -95,34 +98,25 @@ impl Underlay {
         Ok(Self { kind: UnderlayKind::Relay, endpoint, own, strangers: Strangers::new(Limits::RELAY, Instant::now()) })
     }
 
+    /// Opens the tailnet underlay at this address of the interface that has it.
+    pub(super) fn tailnet(
+        at: SocketAddr,
+        endpoint: quinn::EndpointConfig,
+        server: quinn::ServerConfig,
+    ) -> io::Result<Self> {
+        let interfaces = Interfaces::read()?;
+        let socket = quic::bind_to_interface(at, interfaces.name_of(at.ip()))?;
+        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
+        let addresses =
+            OwnAddresses { announced: vec![Address::Tailnet(at)], local: [at.ip()].into(), interfaces: Interfaces::default() };
+        let (_, own) = watch::channel(addresses);
+        let strangers = Strangers::new(Limits::TAILNET, Instant::now());
+        Ok(Self { kind: UnderlayKind::Tailnet, endpoint, own, strangers })
+    }
+
     /// The port of the endpoint; 0 when the socket is gone.
     pub(super) fn port(&self) -> u16 {
         self.endpoint.local_addr().map_or(0, |address| address.port())
-    }
-}
-
-/// All underlays of a peer.
-#[derive(Debug)]
-pub(super) struct Underlays {
-    pub(super) udp: Arc<Underlay>,
-    pub(super) relay: Arc<Underlay>,
-}
-
-impl Underlays {
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Underlay>> {
-        [&self.udp, &self.relay].into_iter()
-    }
-
-    pub(super) fn get(&self, kind: UnderlayKind) -> &Arc<Underlay> {
-        match kind {
-            UnderlayKind::Udp => &self.udp,
-            UnderlayKind::Relay => &self.relay,
-        }
-    }
-
-    /// Addresses at which others may reach us, over whatever underlay.
-    pub(super) fn announced(&self) -> Vec<Address> {
-        self.all().flat_map(|underlay| underlay.own.borrow().announced.clone()).collect()
     }
 }
 

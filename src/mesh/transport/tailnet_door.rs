@@ -1,0 +1,79 @@
+//! The tailnet underlay, which comes and goes, and what is known of the tailnet of this machine.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::address::canonical;
+use super::underlay::Underlay;
+use crate::mesh::tailnet::{Condition, LocalApi, Tailnet};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct TailnetDoor {
+    now: Mutex<Now>,
+    /// Set when the tailnet is used at all.
+    api: OnceLock<LocalApi>,
+    wanted: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    open: Option<Arc<Underlay>>,
+    condition: Condition,
+}
+
+impl TailnetDoor {
+    /// Uses the tailnet of this tailscaled from now on. Only the first call counts.
+    pub(super) fn begin(&self, api: LocalApi, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Relaxed);
+        let _ = self.api.set(api);
+    }
+
+    /// The underlay, while it is open.
+    pub(super) fn open(&self) -> Option<Arc<Underlay>> {
+        self.lock().open.clone()
+    }
+
+    /// The tailnet of this machine.
+    pub(super) fn seen(&self) -> Tailnet {
+        Tailnet { condition: self.lock().condition.clone(), wanted: self.wanted.load(Ordering::Relaxed) }
+    }
+
+    /// Notes the state of the tailnet. Returns true if it is news.
+    pub(super) fn note(&self, condition: Condition) -> bool {
+        let mut now = self.lock();
+        let is_news = now.condition != condition;
+        now.condition = condition;
+        is_news
+    }
+
+    /// Takes another underlay, or none, in place of the one there was.
+    pub(super) fn put(&self, underlay: Option<Arc<Underlay>>) -> Option<Arc<Underlay>> {
+        std::mem::replace(&mut self.lock().open, underlay)
+    }
+
+    /// True if tailscaled knows a node of the tailnet at this address, and its key has not ended.
+    pub(super) async fn knows(&self, at: SocketAddr) -> bool {
+        let Some(api) = self.api.get() else { return false };
+        match api.whois(canonical(at)).await {
+            Ok(Some(identity)) => {
+                let node = &identity.node;
+                tracing::debug!(id = node.stable_id, name = node.name, login = identity.login, "a node of the tailnet comes");
+                !node.expired
+            }
+            Ok(None) => {
+                tracing::info!(%at, "refused one that comes over the tailnet and is no node of it");
+                false
+            }
+            Err(error) => {
+                tracing::info!(%at, %error, "refused one that comes over the tailnet: tailscaled does not say who it is");
+                false
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

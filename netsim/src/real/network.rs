@@ -1,5 +1,5 @@
-//! A small network of namespaces: one per peer, attached to a switch; optionally a router that translates addresses, or
-//! a relay. Who hears whom is decided by filter rules at the ears.
+//! A small network of namespaces: one per peer, attached to a switch; optionally one or two routers that translate
+//! addresses, or a relay. Who hears whom is decided by filter rules at the ears.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,6 +16,8 @@ pub(super) const QUIC_PORT: u16 = 7433;
 const PREFIX: &str = "nsm";
 /// Host number of the router on both sides, and of the relay.
 const ROUTER: u8 = 254;
+/// The same of the second router, outside.
+const SECOND_ROUTER: u8 = 253;
 const RELAY: u8 = 250;
 
 /// Direction of a cut.
@@ -34,6 +36,8 @@ pub(super) enum Side {
     Outside,
     /// On a network of its own, behind the router.
     Inside,
+    /// On another, behind a second router.
+    Second,
 }
 
 /// The network. Its namespaces go when it goes.
@@ -44,6 +48,7 @@ pub(super) struct Network {
     /// Host number of the router on the outside.
     router: u8,
     has_router: bool,
+    has_second: bool,
     /// By (speaker, listener).
     dropped: BTreeMap<(usize, usize), LostInput>,
 }
@@ -86,6 +91,7 @@ pub(super) fn missing() -> Option<String> {
         peers: Vec::new(),
         router: ROUTER,
         has_router: false,
+        has_second: false,
         dropped: BTreeMap::new(),
     };
     let name = probe.switch();
@@ -130,6 +136,7 @@ fn host(side: Side, number: u8) -> Ipv4Addr {
     match side {
         Side::Outside => Ipv4Addr::new(10, 77, 0, number),
         Side::Inside => Ipv4Addr::new(10, 78, 0, number),
+        Side::Second => Ipv4Addr::new(10, 79, 0, number),
     }
 }
 
@@ -137,36 +144,57 @@ impl Network {
     /// A switch and one namespace per peer; all that are outside reach each other.
     pub(super) fn new(sides: &[Side]) -> Result<Self, Fail> {
         let peers = sides.iter().zip(1..).map(|(side, number)| (*side, host(*side, number))).collect();
-        let has_router = sides.contains(&Side::Inside);
-        let network = Self { prefix: fresh_prefix(), peers, router: ROUTER, has_router, dropped: BTreeMap::new() };
+        let (has_router, has_second) = (sides.contains(&Side::Inside), sides.contains(&Side::Second));
+        let prefix = fresh_prefix();
+        let network = Self { prefix, peers, router: ROUTER, has_router, has_second, dropped: BTreeMap::new() };
         let switch = network.switch();
         ip(&format!("netns add {switch}"))?;
-        for bridge in ["out", "in"] {
+        for bridge in ["out", "in", "second"] {
             ip(&format!("-n {switch} link add {bridge} type bridge"))?;
             ip(&format!("-n {switch} link set {bridge} up type bridge mcast_snooping 0"))?;
         }
         for (index, (side, address)) in network.peers.iter().enumerate() {
             let name = network.namespace(index);
             network.plug(&name, "eth0", *side, *address)?;
-            if *side == Side::Inside {
-                ip(&format!("-n {name} route add default via {}", host(Side::Inside, ROUTER)))?;
+            if *side != Side::Outside {
+                ip(&format!("-n {name} route add default via {}", host(*side, ROUTER)))?;
             }
         }
         if has_router {
-            let name = network.router();
-            network.plug(&name, "wan", Side::Outside, host(Side::Outside, ROUTER))?;
-            network.plug(&name, "lan", Side::Inside, host(Side::Inside, ROUTER))?;
-            run("ip", &["netns", "exec", &name, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], "")?;
-            network.restore(&name, "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n")?;
+            network.put_router(&network.router(), Side::Inside, ROUTER)?;
+        }
+        if has_second {
+            network.put_router(&network.second_router(), Side::Second, SECOND_ROUTER)?;
         }
         Ok(network)
+    }
+
+    /// A router with this host number outside, as people have them at home. Where there are two, they drop whatever comes
+    /// unasked, before anything notes it: else a first packet that comes too early takes the port that the router itself
+    /// would use.
+    fn put_router(&self, name: &str, side: Side, number: u8) -> Result<(), Fail> {
+        self.plug(name, "wan", Side::Outside, host(Side::Outside, number))?;
+        self.plug(name, "lan", side, host(side, ROUTER))?;
+        run("ip", &["netns", "exec", name, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"], "")?;
+        let mut tables = "*nat\n-A POSTROUTING -o wan -j MASQUERADE\nCOMMIT\n".to_owned();
+        if self.has_second {
+            tables.push_str(
+                "*filter\n-A INPUT -i wan -j DROP\n-A FORWARD -i wan -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+                 -A FORWARD -i wan -j DROP\nCOMMIT\n",
+            );
+        }
+        self.restore(name, &tables)
     }
 
     /// Makes the namespace if need be, and puts a cable from it into the switch.
     fn plug(&self, name: &str, device: &str, side: Side, address: Ipv4Addr) -> Result<(), Fail> {
         static PORT: AtomicU32 = AtomicU32::new(0);
         let (switch, port) = (self.switch(), format!("p{}", PORT.fetch_add(1, Ordering::Relaxed)));
-        let bridge = if side == Side::Outside { "out" } else { "in" };
+        let bridge = match side {
+            Side::Outside => "out",
+            Side::Inside => "in",
+            Side::Second => "second",
+        };
         if !PathBuf::from("/run/netns").join(name).exists() {
             ip(&format!("netns add {name}"))?;
             ip(&format!("-n {name} link set lo up"))?;
@@ -183,6 +211,10 @@ impl Network {
 
     fn router(&self) -> String {
         format!("{}r", self.prefix)
+    }
+
+    fn second_router(&self) -> String {
+        format!("{}r2", self.prefix)
     }
 
     fn relay(&self) -> String {
@@ -243,9 +275,12 @@ impl Network {
         let mut table = "*filter\n:INPUT ACCEPT [0:0]\n".to_owned();
         for ((speaker, _), lost) in self.dropped.iter().filter(|((_, to), _)| *to == listener) {
             let (side, address) = self.peers[*speaker];
-            // Those outside see only the router of those inside.
-            let hidden = side == Side::Inside && self.peers[listener].0 == Side::Outside;
-            let source = if hidden { host(Side::Outside, self.router) } else { address };
+            // Those on other networks see only the router of those inside.
+            let source = match side {
+                Side::Inside if side != self.peers[listener].0 => host(Side::Outside, self.router),
+                Side::Second if side != self.peers[listener].0 => host(Side::Outside, SECOND_ROUTER),
+                Side::Outside | Side::Inside | Side::Second => address,
+            };
             let part = match lost {
                 LostInput::All => String::new(),
                 LostInput::Part(rate) => format!("-m statistic --mode random --probability {rate} "),
@@ -262,8 +297,8 @@ impl Network {
         let (name, new) = (self.namespace(peer), host(side, number));
         ip(&format!("-n {name} addr del {old}/24 dev eth0"))?;
         ip(&format!("-n {name} addr add {new}/24 dev eth0"))?;
-        if side == Side::Inside {
-            ip(&format!("-n {name} route replace default via {}", host(Side::Inside, ROUTER)))?;
+        if side != Side::Outside {
+            ip(&format!("-n {name} route replace default via {}", host(side, ROUTER)))?;
         }
         self.peers[peer].1 = new;
         self.filter_all()
@@ -311,7 +346,8 @@ pub(super) fn relay_port(from: usize, to: usize) -> u16 {
 impl Drop for Network {
     fn drop(&mut self) {
         // What was never made cannot be removed, and nothing depends on it: the names are never used again.
-        let extra = if self.has_router { vec![self.router()] } else { Vec::new() };
+        let extra = [(self.has_router, self.router()), (self.has_second, self.second_router())];
+        let extra = extra.into_iter().filter_map(|(is_there, name)| is_there.then_some(name));
         let names = (0..self.peers.len()).map(|peer| self.namespace(peer)).chain([self.switch(), self.relay()]);
         for name in names.chain(extra) {
             if PathBuf::from("/run/netns").join(&name).exists() {

@@ -88,6 +88,9 @@ pub(super) struct PeerSpec {
     /// True if it stands behind the router.
     #[serde(default)]
     pub(super) inside: bool,
+    /// True if it stands behind the second router, on a network of its own.
+    #[serde(default)]
+    pub(super) second: bool,
     /// Error of its wall clock in seconds. Needs a program with fault points.
     #[serde(default)]
     pub(super) clock_s: i64,
@@ -168,6 +171,8 @@ pub(super) enum Step {
     Copy { from: String, to: String },
     /// Its address changes to this host number.
     Move { who: String, host: u8 },
+    /// `who` is linked to `to` in this way, `direct` or `relay`; how long that took is told.
+    Linked { who: String, to: String, via: String, within_s: f64 },
     /// The router's outer address changes to this host number.
     MoveRouter { host: u8 },
     /// Calls from each of these to each of these, in turn, until `unload`.

@@ -12,7 +12,7 @@ use super::load::{Load, Made, SharedBook};
 use super::network::{self, Network, Side};
 use super::peer::{Peer, since};
 use super::relay::{Relay, Weather};
-use super::scenario::{Scenario, Step};
+use super::scenario::{PeerSpec, Scenario, Step};
 use crate::dice::Dice;
 
 /// Time that one gateway must be followed by all before it counts as settled: longer than a lease, and than a link that
@@ -76,8 +76,12 @@ impl<'a> Stage<'a> {
     pub(super) fn new(scenario: &'a Scenario, program: &Path, dice: Dice) -> Result<Self, Fail> {
         let root = tempfile::Builder::new().prefix(&format!("{}-", network::fresh_prefix())).tempdir();
         let root = root.map_err(|error| Fail::Trouble(format!("a directory for the homes: {error}")))?;
-        let side = |inside: bool| if inside { Side::Inside } else { Side::Outside };
-        let sides: Vec<Side> = scenario.peers.iter().map(|peer| side(peer.inside)).collect();
+        let side = |peer: &PeerSpec| match (peer.inside, peer.second) {
+            (_, true) => Side::Second,
+            (true, false) => Side::Inside,
+            (false, false) => Side::Outside,
+        };
+        let sides: Vec<Side> = scenario.peers.iter().map(side).collect();
         let network = Network::new(&sides)?;
         let peer = |(index, spec)| Peer::new(root.path(), spec, scenario.lan, network.namespace(index), program);
         let peers = scenario.peers.iter().enumerate().map(peer).collect::<Result<Vec<_>, _>>()?;
@@ -157,7 +161,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn say(&mut self, what: &str) {
+    pub(super) fn say(&mut self, what: &str) {
         self.story.push(format!("{:8.3} {what}", since(self.began).as_secs_f64()));
     }
 

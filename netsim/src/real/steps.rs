@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::clock::{pause, wait_for};
+use super::clock::{now, pause, wait_for};
 use super::fail::{Fail, broken};
 use super::http::text;
 use super::load::{Asked, Load, Made, make};
@@ -119,6 +119,7 @@ impl Stage<'_> {
                 self.network.move_peer(peer, *host)?;
                 self.disturb();
             }
+            Step::Linked { who, to, via, within_s } => self.check_linked(who, to, via, *within_s)?,
             Step::MoveRouter { host } => {
                 self.network.move_router(*host)?;
                 self.disturb();
@@ -376,6 +377,26 @@ impl Stage<'_> {
             }
             other => other,
         }
+    }
+
+    fn check_linked(&mut self, who: &str, to: &str, via: &str, within_s: f64) -> Result<(), Fail> {
+        let (at, to) = (self.who(who)?, self.who(to)?);
+        let began = now();
+        let mut told = Value::Null;
+        let is_linked = expect("", Duration::from_secs_f64(within_s), || {
+            told = self.peers[at].ask("GET", "status", None)?.body["links"].clone();
+            let mut links = told.as_array().into_iter().flatten();
+            Ok(links.any(|link| text(link, "peer_id") == self.peers[to].id && text(link, "via") == via))
+        });
+        match is_linked {
+            Err(Fail::Broken { .. }) => {
+                let name = &self.peers[to].spec.name;
+                return Err(broken("linked-as-well-as-can-be", format!("{who} to {name} by {via}: {told}")));
+            }
+            other => other?,
+        }
+        self.say(&format!("linked so after {:.3?}", since(began)));
+        Ok(())
     }
 
     fn check_one_call(&self, calls: &[String; 2]) -> Result<(), Fail> {

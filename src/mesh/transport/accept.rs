@@ -9,6 +9,7 @@ use super::address::canonical;
 use super::dial::HANDSHAKE_MAX;
 use super::join;
 use super::quic::Code;
+use super::relay;
 use super::session::{self, HELLO_MAX};
 use super::shared::LinksState;
 use super::strangers::{Admission, Knock};
@@ -50,8 +51,7 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     let peer = key.peer_id();
     // By a relay come members alone, each at the address that its relay opened for it.
     if underlay.kind == UnderlayKind::Relay {
-        let expected = shared.relay.routes.peer_at(connection.remote_address());
-        if expected != Some(peer) || !shared.is_member(peer) {
+        if !shared.is_member(peer) || !relay::prove(shared, &connection, peer) {
             return Code::Protocol.close(&connection);
         }
     }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use mesh_core::ids::{PeerId, PublicKey};
+use mesh_core::ids::PeerId;
 use tokio::time::{sleep, timeout};
 
 use super::address::{Address, HostPort, canonical};
-use super::relay_socket::address_of;
+use super::link::Answered;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
@@ -24,6 +24,10 @@ use crate::mesh::tailnet::answers::is_tailnet;
 pub(super) const RACE_STEP: Duration = Duration::from_millis(250);
 /// Time for one handshake.
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// The same by a relay: its first packet is sent three times meanwhile, and another relay is asked sooner.
+const RELAYED_HANDSHAKE_MAX: Duration = Duration::from_millis(2_500);
+/// Time for one round of punching.
+const PUNCH_MAX: Duration = Duration::from_millis(1_500);
 /// Addresses that one race tries.
 const RACERS_MAX: usize = 40;
 /// Time to look up a host.
@@ -34,16 +38,6 @@ pub(super) const LOOKUPS_AT_ONCE: usize = 4;
 const ZONES_MAX: usize = 8;
 /// Sockets of one host that are tried: a name with more is a large service, and no peer.
 pub(super) const SOCKETS_PER_HOST_MAX: usize = 4;
-
-/// The winner of a race.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) connection: quinn::Connection,
-    /// Proven by the handshake.
-    pub(super) key: PublicKey,
-    pub(super) address: Address,
-    pub(super) underlay: UnderlayKind,
-}
 
 /// The end of a race without a winner.
 #[derive(Debug, Default)]
@@ -127,12 +121,23 @@ pub(super) async fn race(
     }
 }
 
-/// Connects to a peer by the relays that there are for it.
-pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId) -> Option<Answered> {
-    let target = Target { underlay: UnderlayKind::Relay, socket: address_of(peer) };
-    match connect(shared, target, Some(peer)).await {
-        Finish::Answered(answered) => Some(*answered),
-        Finish::Found(_) | Finish::NotFound(_) | Finish::Failed(_) => None,
+/// Tries a peer once at an address that a relay told, in the moment in which it tries us: at most five packets.
+pub(super) async fn punch(shared: &Arc<LinksState>, peer: PeerId, socket: SocketAddr) -> Option<Answered> {
+    let target = Target { underlay: UnderlayKind::Udp, socket: canonical(socket) };
+    // Its packets come as soon after one another as those by a relay: 0, 0.3 and 0.9 s.
+    match timeout(PUNCH_MAX, connect_as(shared, target, Some(peer), &shared.relayed_transport)).await {
+        Ok(Finish::Answered(answered)) => Some(*answered),
+        Ok(Finish::Found(_) | Finish::NotFound(_) | Finish::Failed(_)) | Err(_) => None,
+    }
+}
+
+/// Connects to a peer by this relay alone.
+pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId, relay: PeerId) -> Option<Answered> {
+    let socket = shared.relay.routes.to_dial(peer, relay)?;
+    let target = Target { underlay: UnderlayKind::Relay, socket };
+    match timeout(RELAYED_HANDSHAKE_MAX, connect(shared, target, Some(peer))).await {
+        Ok(Finish::Answered(answered)) => Some(*answered),
+        Ok(Finish::Found(_) | Finish::NotFound(_) | Finish::Failed(_)) | Err(_) => None,
     }
 }
 
@@ -212,15 +217,24 @@ async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
 }
 
 async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<PeerId>) -> Finish {
+    let transport = match target.underlay {
+        UnderlayKind::Udp | UnderlayKind::Tailnet => &shared.transport,
+        UnderlayKind::Relay => &shared.relayed_transport,
+    };
+    connect_as(shared, target, expected, transport).await
+}
+
+async fn connect_as(
+    shared: &Arc<LinksState>,
+    target: Target,
+    expected: Option<PeerId>,
+    transport: &Arc<quinn::TransportConfig>,
+) -> Finish {
     let Target { underlay, socket } = target;
     let address = match underlay {
         UnderlayKind::Udp => Address::Udp(socket),
         UnderlayKind::Tailnet => Address::Tailnet(socket),
         UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
-    };
-    let transport = match underlay {
-        UnderlayKind::Udp | UnderlayKind::Tailnet => &shared.transport,
-        UnderlayKind::Relay => &shared.relayed_transport,
     };
     let verifier = shared.credentials.verifier(expected);
     let connecting = shared

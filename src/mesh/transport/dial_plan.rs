@@ -67,6 +67,15 @@ pub(super) struct Due {
     pub(super) cancel: CancellationToken,
 }
 
+impl Due {
+    /// A dial that is in no plan: a relay told where the peer may be tried.
+    pub(super) fn punched(peer: PeerId, address: Address) -> Self {
+        // Numbers of the plan begin at 1.
+        let (addresses, cancel) = (vec![address], CancellationToken::new());
+        Self { peer, number: 0, addresses, by_relay: false, moved: false, cancel }
+    }
+}
+
 /// State of dialling one member.
 #[derive(Debug)]
 struct Dial {

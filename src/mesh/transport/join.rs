@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::address::{Address, canonical};
-use super::dial::{self, Answered, Unanswered};
+use super::dial::{self, Unanswered};
 use super::event::LinkEvent;
 use super::join_messages::{JoinAnswer, JoinAttempt, JoinConversation, JoinDialError, JoinRequest, RefusalCode};
+use super::link::Answered;
 use super::quic::{self, Code};
 use super::shared::LinksState;
 use super::strangers::Place;

@@ -50,6 +50,16 @@ pub(super) enum Linked {
     Directly,
 }
 
+/// A connection that was dialled.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) connection: quinn::Connection,
+    /// Proven by the handshake.
+    pub(super) key: PublicKey,
+    pub(super) address: Address,
+    pub(super) underlay: UnderlayKind,
+}
+
 /// A connection that could be the link to its peer.
 #[derive(Debug)]
 pub(super) struct Offer {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::dial_plan::DialPlan;
+use super::dial_plan::{DialPlan, Due};
 use super::link::{Link, Offer, Outbox};
 use super::members::Members;
 use super::news::News;
@@ -100,6 +100,10 @@ impl LinkTable {
             ToTable::OwnAddresses(kind) => {
                 self.follow_addresses(kind, now);
                 self.news.push_network();
+            }
+            ToTable::Punched(peer, answered) => {
+                let (shared, due) = (self.shared.clone(), Due::punched(peer, answered.address.clone()));
+                self.shared.tasks.spawn(async move { session::dialled(&shared, *answered, &due).await });
             }
             ToTable::Dialled(peer, number) => {
                 self.dials.handle_dialled(peer, number, now, random());

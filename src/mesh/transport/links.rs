@@ -136,6 +136,8 @@ impl Links {
         server.transport_config(quic::transport(quic::End::Accepted));
         let mut relayed = server.clone();
         relayed.transport_config(quic::relayed_transport(quic::End::Accepted));
+        // Their addresses are made up here, and never change.
+        relayed.migration(false);
         let endpoint = |underlay| quic::endpoint_config(&key, underlay);
         let (udp, watcher, mux) = Underlay::udp(listen, relay, endpoint(""), server).map_err(socket_error)?;
         let routes = Routes::new(mux.clone(), key.peer_id());

@@ -2,7 +2,7 @@
 //! is QUIC's (RFC 9443 §3); any other is ours: a relay frame, which is passed on, or handed to the relay
 //! underlay of this peer.
 //!
-//! A relay frame is `[1][0 0 0][token, 8 bytes][one QUIC packet of the inner connection]`. Nothing is decrypted here and
+//! A relay frame is `[1][lane][0 0][token, 8 bytes][one QUIC packet of the inner connection]`. Nothing is decrypted here and
 //! nothing is queued: what the desk does not let through, or the socket does not take, is dropped.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::Instant;
 
 use super::address::canonical;
-use super::relay_inbox::Inbox;
+use super::relay_inbox::{Heard, Inbox};
 
 /// Bytes before the inner packet.
 pub(super) const HEAD_BYTES: usize = 12;
@@ -34,6 +34,9 @@ const QUIC_FIRST: u8 = 0x40;
 
 /// Tells one way of one pair from all others; random, so that nobody who is not told can use it.
 pub(super) type Token = u64;
+
+/// Tells one connection of a pair from others, by whichever relay its packets come: the end that dials chooses.
+pub(super) type Lane = u8;
 
 /// One way of a pair that this peer relays for.
 pub(super) struct Hop {
@@ -55,6 +58,7 @@ pub(super) struct End {
     /// The peer at the other end.
     pub(super) peer: PeerId,
     pub(super) inbox: Arc<Inbox>,
+    pub(super) heard: Arc<Heard>,
 }
 
 enum Way {
@@ -90,13 +94,17 @@ pub struct Relayed {
 /// See the module.
 pub(super) struct Mux {
     udp: Arc<dyn AsyncUdpSocket>,
-    ways: Mutex<HashMap<Token, Way>>,
+    /// Not locked while a packet is sent or kept.
+    ways: Mutex<HashMap<Token, Arc<Way>>>,
     desk: Mutex<(Desk, bool)>,
     began: Instant,
     counters: Counters,
     /// What this relay does to the frames that it passes on, in tests.
     #[cfg(test)]
     pub(super) malice: Mutex<Malice>,
+    /// The packet that is passed on after the next one; or all that were passed on.
+    #[cfg(test)]
+    pub(super) held: Mutex<Vec<u8>>,
 }
 
 /// How a relay harms those that it relays for.
@@ -111,6 +119,16 @@ pub(super) enum Malice {
     Flips,
     /// It passes everything on three times.
     Repeats,
+    /// It passes everything on two seconds late.
+    Delays,
+    /// It passes each packet on after the one that came later.
+    Reorders,
+    /// It sends fifty made-up packets with each that it passes on.
+    Floods,
+    /// It says that it relays, without a word to the other end.
+    Lies,
+    /// It keeps a copy of everything.
+    Listens,
 }
 
 impl fmt::Debug for Mux {
@@ -129,6 +147,8 @@ impl Mux {
             counters: Counters::default(),
             #[cfg(test)]
             malice: Mutex::default(),
+            #[cfg(test)]
+            held: Mutex::default(),
         })
     }
 
@@ -169,7 +189,7 @@ impl Mux {
     fn put_way(&self, token: Token, way: Way) -> bool {
         match self.ways().entry(token) {
             Entry::Vacant(place) => {
-                place.insert(way);
+                place.insert(Arc::new(way));
                 true
             }
             Entry::Occupied(_) => false,
@@ -182,11 +202,11 @@ impl Mux {
 
     /// Sends packets of one size, the last perhaps shorter, to the relay at the other end of this link. What the socket
     /// does not take now is lost.
-    pub(super) fn send(&self, relay: &quinn::Connection, token: Token, contents: &[u8], segment: usize) {
+    pub(super) fn send(&self, relay: &quinn::Connection, token: Token, lane: Lane, contents: &[u8], segment: usize) {
         let segment = segment.max(1);
         let mut frames = Vec::with_capacity(contents.len() + HEAD_BYTES * contents.len().div_ceil(segment));
         for packet in contents.chunks(segment) {
-            frames.extend_from_slice(&[RELAY_FRAME, 0, 0, 0]);
+            frames.extend_from_slice(&[RELAY_FRAME, lane, 0, 0]);
             frames.extend_from_slice(&token.to_be_bytes());
             frames.extend_from_slice(packet);
         }
@@ -211,12 +231,14 @@ impl Mux {
     /// Relay frames of one token and one size, the last perhaps shorter, that came together.
     fn handle_run(&self, from: SocketAddr, run: &mut [u8], stride: usize) {
         let packets = run.len().div_ceil(stride) as u64;
-        let ways = self.ways();
-        match token_of(run).and_then(|token| ways.get(&token)) {
+        let way = token_of(run).and_then(|token| self.ways().get(&token).cloned());
+        match way.as_deref() {
             Some(Way::End(end)) if is_from(&end.relay, from) => {
                 for frame in run.chunks(stride) {
-                    if let Some(packet) = frame.get(HEAD_BYTES..).filter(|packet| !packet.is_empty()) {
-                        end.inbox.put(end.peer, end.relay_peer, packet, self.now_ms());
+                    if let Some(packet) = frame.get(HEAD_BYTES..).filter(|packet| !packet.is_empty())
+                        && let Some(lane) = frame.get(1)
+                    {
+                        end.inbox.put(end.peer, end.relay_peer, *lane, packet, &end.heard, self.now_ms());
                     }
                 }
             }
@@ -247,17 +269,53 @@ impl Mux {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn lies(&self) -> bool {
+        *self.malice.lock().unwrap_or_else(PoisonError::into_inner) == Malice::Lies
+    }
+
     /// True if there is nothing left to be passed on.
     #[cfg(test)]
     fn harm(&self, to: &quinn::Connection, run: &mut [u8], stride: usize) -> bool {
         let size = (run.len() > stride).then_some(stride);
         match *self.malice.lock().unwrap_or_else(PoisonError::into_inner) {
             Malice::None => {}
-            Malice::Drops => return true,
+            Malice::Listens => self.held.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(run),
+            Malice::Drops | Malice::Lies => return true,
             Malice::Flips => run.chunks_mut(stride).filter_map(|frame| frame.last_mut()).for_each(|last| *last ^= 1),
             Malice::Repeats => {
                 self.put(to, run, size);
                 self.put(to, run, size);
+            }
+            Malice::Delays => {
+                let (udp, late) = (self.udp.clone(), run.to_vec());
+                let (destination, src_ip) = (to.remote_address(), to.local_ip());
+                tokio::spawn(async move {
+                    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                    let _ =
+                        udp.try_send(&Transmit { destination, ecn: None, contents: &late, segment_size: size, src_ip });
+                });
+                return true;
+            }
+            Malice::Reorders => {
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                for frame in run.chunks(stride) {
+                    let before = std::mem::replace(&mut *held, frame.to_vec());
+                    // What is held may be of another pair: its token says whose it is, and it is not passed on to this one.
+                    if token_of(&before) == token_of(frame) {
+                        self.put(to, frame, None);
+                        self.put(to, &before, None);
+                        held.clear();
+                    }
+                }
+                return true;
+            }
+            Malice::Floods => {
+                for n in 0..50_u8 {
+                    let mut made_up = run.get(..stride.min(run.len())).unwrap_or_default().to_vec();
+                    made_up.iter_mut().skip(HEAD_BYTES + 1).for_each(|byte| *byte = byte.wrapping_mul(31) ^ n);
+                    self.put(to, &made_up, None);
+                }
             }
         }
         false
@@ -290,7 +348,7 @@ impl Mux {
         meta.len = kept;
     }
 
-    fn ways(&self) -> MutexGuard<'_, HashMap<Token, Way>> {
+    fn ways(&self) -> MutexGuard<'_, HashMap<Token, Arc<Way>>> {
         self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

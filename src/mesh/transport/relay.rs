@@ -4,22 +4,33 @@
 //! The end that dials opens a stream of service 4 to the relay and names the other end; the relay opens one of service 3
 //! there. Both get a token for each way, and packets travel as relay frames (`mux`) until one of the streams ends. Each
 //! stream is also the sign that the relay is there: when it ends, so does the way.
+//!
+//! With the tokens the relay tells each end where it sees the other, and the two try each other there at once: where
+//! their routers allow, a direct link takes the place of the relayed one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use mesh_core::ids::PeerId;
-use mesh_core::relay::{Ask, Refusal, Via};
+use mesh_core::relay::{Ask, ROUNDS_MS, Refusal, Via, may_be_punched};
 use quinn::{RecvStream, SendStream};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::dial::{self, Answered, Unanswered};
+use super::address::canonical;
+use super::dial::{self, Unanswered};
 use super::dial_plan::Due;
-use super::link::Link;
+use super::link::{Answered, Link, Linked};
 use super::mux::{End, Hop, Token};
-use super::shared::{LinksState, random};
+use super::quic::Code;
+use super::relay_socket::Added;
+use super::shared::{LinksState, ToTable, random};
 use super::stream::{self, ServiceId, StreamError, Tag};
 use super::underlay::UnderlayKind;
 
@@ -32,6 +43,8 @@ const RING_MAX: Duration = Duration::from_millis(800);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Interval at which is looked if a relayed link has got anything: well below the least doubt.
 const PROVE_EVERY: Duration = Duration::from_millis(100);
+/// Time for which packets of a connection that is over are still sent.
+const FORGET_AFTER: Duration = Duration::from_millis(500);
 /// Time for which a relay is kept without a link that it carries: longer than a dial.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
 /// First byte of the answer when a pair is taken; any other is a [`Refusal`].
@@ -57,6 +70,40 @@ impl Tokens {
     }
 }
 
+/// Address at which a relay sees the other end, as it is told: IPv6 (IPv4 as `::ffff:`), then the port, big endian.
+type Seen = [u8; 18];
+
+fn seen(link: &quinn::Connection) -> Seen {
+    let socket = canonical(link.remote_address());
+    let ip = match socket.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut seen = [0; 18];
+    for (to, from) in seen.iter_mut().zip(ip.octets().into_iter().chain(socket.port().to_be_bytes())) {
+        *to = from;
+    }
+    seen
+}
+
+async fn read_seen(recv: &mut RecvStream) -> Result<SocketAddr, StreamError> {
+    let (ip, port) = (stream::read_array::<16>(recv).await?, stream::read_array::<2>(recv).await?);
+    Ok(canonical((Ipv6Addr::from(ip), u16::from_be_bytes(port)).into()))
+}
+
+/// What an end is told of a pair: its tokens, and where the other end is seen.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    tokens: Tokens,
+    seen: SocketAddr,
+}
+
+impl Told {
+    async fn read(recv: &mut RecvStream) -> Result<Self, StreamError> {
+        Ok(Self { tokens: Tokens::read(recv).await?, seen: read_seen(recv).await? })
+    }
+}
+
 // --- the end that dials
 
 /// Connects to a member, directly or, if that takes longer than a step of a race, by a relay where one is named for it.
@@ -70,15 +117,7 @@ pub(super) async fn reach(shared: &Arc<LinksState>, due: &Due) -> Result<Answere
         if !ensure(shared, due.peer).await {
             return None;
         }
-        let answered = dial::by_relay(shared, due.peer).await;
-        // Perhaps nobody is there; but others have their turn.
-        for relay in shared.relay.routes.relays(due.peer) {
-            shared.relay.penalties(|penalties, now| match answered {
-                Some(_) => penalties.forgive(due.peer, relay),
-                None => penalties.note(due.peer, relay, true, now),
-            });
-        }
-        answered
+        by_any(shared, due.peer).await
     };
     let (mut direct, mut relayed) = (pin!(direct), pin!(relayed));
     tokio::select! {
@@ -92,6 +131,59 @@ pub(super) async fn reach(shared: &Arc<LinksState>, due: &Due) -> Result<Answere
             None => direct.await,
         },
     }
+}
+
+/// Connects to a member by the relays that there are for it, each a step later than the one before, and each by itself:
+/// one that ruins its own handshake ruins no other's.
+async fn by_any(shared: &Arc<LinksState>, peer: PeerId) -> Option<Answered> {
+    let state = &shared.relay;
+    let mut tried = BTreeSet::new();
+    let mut racing: FuturesUnordered<BoxFuture<'_, (PeerId, Option<Answered>)>> = FuturesUnordered::new();
+    loop {
+        // Another may have come meanwhile.
+        let next = state.routes.relays(peer).into_iter().find(|relay| !tried.contains(relay));
+        if let Some(relay) = next {
+            tried.insert(relay);
+            racing.push(Box::pin(async move { (relay, dial::by_relay(shared, peer, relay).await) }));
+        }
+        tokio::select! {
+            biased;
+            finished = racing.next() => match finished {
+                Some((relay, Some(answered))) => {
+                    if !prove(shared, &answered.connection, peer) {
+                        Code::Done.close(&answered.connection);
+                        return None;
+                    }
+                    state.penalties(|penalties, _| penalties.forgive(peer, relay));
+                    return Some(answered);
+                }
+                Some((relay, None)) => {
+                    // Perhaps nobody is there; but others have their turn.
+                    state.penalties(|penalties, now| penalties.note(peer, relay, true, now));
+                    state.routes.let_go(peer, relay);
+                }
+                None => return None,
+            },
+            () = sleep(dial::RACE_STEP) => {}
+        }
+    }
+}
+
+/// Notes that `peer` has proven its key at the other end of a connection by a relay: it goes by all relays from now on.
+/// False if the relay was not opened for that peer.
+pub(super) fn prove(shared: &Arc<LinksState>, connection: &quinn::Connection, peer: PeerId) -> bool {
+    let address = connection.remote_address();
+    if !shared.relay.routes.prove(address, peer) {
+        return false;
+    }
+    let (state, connection) = (shared.clone(), connection.clone());
+    shared.tasks.spawn(async move {
+        connection.closed().await;
+        // Its last word is still under way.
+        sleep(FORGET_AFTER).await;
+        state.relay.routes.forget(address, peer);
+    });
+    true
 }
 
 /// Makes sure that there is a relay for this peer, two if so many are there. True as soon as there is one.
@@ -139,16 +231,16 @@ async fn open(shared: &Arc<LinksState>, peer: PeerId, relay: PeerId) -> Result<C
         if answer != READY {
             return Ok(Err(Refusal::of_code(answer)));
         }
-        let tokens = Tokens::read(&mut recv).await?;
-        Ok::<_, StreamError>(Ok((send, recv, tokens)))
+        let told = Told::read(&mut recv).await?;
+        Ok::<_, StreamError>(Ok((send, recv, told)))
     };
     // One that says nothing has refused, and one whose link breaks has no link.
-    let (send, recv, tokens) = match timeout(OPEN_MAX, asking).await {
+    let (send, recv, told) = match timeout(OPEN_MAX, asking).await {
         Ok(Ok(answer)) => answer?,
         Ok(Err(_)) => return Err(Refusal::NotLinked),
         Err(_) => return Err(Refusal::Declined),
     };
-    Carrier::begin(shared, link, peer, tokens, send, recv).ok_or(Refusal::Declined)
+    Carrier::begin(shared, link, peer, told, send, recv).ok_or(Refusal::Declined)
 }
 
 /// Keeps two relays for each relayed link that we dialled, while there are any to be had, and tells the routes which
@@ -208,6 +300,10 @@ struct Carrier {
     peer: PeerId,
     link: Arc<Link>,
     receive: Token,
+    /// Where the relay sees the other end.
+    seen: SocketAddr,
+    /// Cancelled when it is no use.
+    ended: CancellationToken,
     /// Open for as long as the relay is used.
     send: SendStream,
     recv: RecvStream,
@@ -219,22 +315,20 @@ impl Carrier {
         shared: &Arc<LinksState>,
         link: Arc<Link>,
         peer: PeerId,
-        tokens: Tokens,
+        told: Told,
         send: SendStream,
         recv: RecvStream,
     ) -> Option<Self> {
-        let Tokens { send: outward, receive } = tokens;
+        let Tokens { send: outward, receive } = told.tokens;
         let (mux, routes) = (&shared.relay.mux, &shared.relay.routes);
         let relay = link.connection.clone();
-        if !routes.add(peer, link.peer, relay.clone(), outward) {
-            return None;
-        }
-        if !mux.put_end(receive, End { relay, relay_peer: link.peer, peer, inbox: routes.inbox.clone() }) {
+        let Added { heard, ended } = routes.add(peer, link.peer, relay.clone(), outward)?;
+        if !mux.put_end(receive, End { relay, relay_peer: link.peer, peer, inbox: routes.inbox.clone(), heard }) {
             routes.remove(peer, link.peer);
             return None;
         }
         tracing::debug!(peer = %peer.short(), relay = %link.peer.short(), "relayed");
-        Some(Self { peer, link, receive, send, recv })
+        Some(Self { peer, link, receive, seen: told.seen, ended, send, recv })
     }
 
     /// Until the relay ends it, or, at the end that asked, until no link needs it.
@@ -242,12 +336,16 @@ impl Carrier {
         let mut ticks = interval(LOOK_EVERY);
         let mut used = Instant::now();
         let (peer, relay) = (self.peer, self.link.peer);
+        let mut punching = pin!(punch(shared, peer, self.seen));
+        let mut punches = true;
         let why = loop {
             tokio::select! {
+                () = &mut punching, if punches => punches = false,
                 ended = stream::read_array::<1>(&mut self.recv) => {
                     break Some(ended.map_or(Refusal::NotLinked, |[code]| Refusal::of_code(code)));
                 }
                 _ = self.link.connection.closed() => break Some(Refusal::NotLinked),
+                () = self.ended.cancelled(), if asked => break None,
                 _ = ticks.tick() => {
                     let is_used = shared.live.get(peer).is_some_and(|link| link.underlay == UnderlayKind::Relay);
                     if is_used {
@@ -271,6 +369,26 @@ impl Carrier {
     }
 }
 
+/// Tries the other end directly where the relay sees it, in rounds that both ends count from the same moment, until there
+/// is a direct link or all rounds are over.
+async fn punch(shared: &Arc<LinksState>, peer: PeerId, seen: SocketAddr) {
+    if !may_be_punched(seen) {
+        return;
+    }
+    let began = Instant::now();
+    for round_ms in ROUNDS_MS {
+        sleep_until(began + Duration::from_millis(round_ms)).await;
+        if shared.live.how(peer) == Linked::Directly || !shared.is_member(peer) || !shared.relay.may_punch(peer) {
+            continue;
+        }
+        let Some(answered) = dial::punch(shared, peer, seen).await else { continue };
+        tracing::debug!(peer = %peer.short(), address = %seen, "punched");
+        // An error says that the links are at their end.
+        let _ = shared.table.send(ToTable::Punched(peer, Box::new(answered))).await;
+        return;
+    }
+}
+
 /// A relay says that `link.peer` is to be reached by it, or is about to reach us: the other half of [`serve_relaying`].
 pub(super) async fn serve_relayed(
     shared: &Arc<LinksState>,
@@ -280,9 +398,9 @@ pub(super) async fn serve_relayed(
 ) {
     let reading = async {
         let peer = PeerId(stream::read_array(&mut recv).await?);
-        Ok::<_, StreamError>((peer, Tokens::read(&mut recv).await?))
+        Ok::<_, StreamError>((peer, Told::read(&mut recv).await?))
     };
-    let Ok(Ok((peer, tokens))) = timeout(OPEN_MAX, reading).await else { return };
+    let Ok(Ok((peer, told))) = timeout(OPEN_MAX, reading).await else { return };
     let is_direct = link.underlay == UnderlayKind::Udp;
     let refused = if !shared.is_member(peer) || !shared.is_owner(link.peer) || peer == shared.me {
         Some(Refusal::NotMember)
@@ -296,7 +414,7 @@ pub(super) async fn serve_relayed(
     if let Some(why) = refused {
         return refuse(&mut send, why).await;
     }
-    let Some(mut carrier) = Carrier::begin(shared, link.clone(), peer, tokens, send, recv) else { return };
+    let Some(mut carrier) = Carrier::begin(shared, link.clone(), peer, told, send, recv) else { return };
     if carrier.send.write_all(&[READY]).await.is_ok() {
         shared.relay.lost.notify_one();
     }
@@ -359,9 +477,15 @@ async fn relay(
         if !is_new {
             return Err(Refusal::Busy);
         }
+        #[cfg(test)]
+        if mux.lies() {
+            let _ = send.write_all(&[[READY].as_slice(), &of_asker.encode(), &[0; 18]].concat()).await;
+            let _ = stream::read_array::<1>(recv).await;
+            return Ok(Refusal::Idle);
+        }
         let ringing = async {
             let (mut ring, mut answer) = stream::open(&to.connection, Tag::Service(ServiceId::RELAYED)).await?;
-            let say = [from.peer.0.as_slice(), &of_other.encode()].concat();
+            let say = [from.peer.0.as_slice(), &of_other.encode(), &seen(&from.connection)].concat();
             ring.write_all(&say).await.map_err(|_| StreamError::Broken)?;
             let [answered] = stream::read_array(&mut answer).await?;
             Ok::<_, StreamError>((answered, ring, answer))
@@ -371,7 +495,7 @@ async fn relay(
             Ok(Ok((code, ..))) => return Err(Refusal::of_code(code)),
             Ok(Err(_)) | Err(_) => return Err(Refusal::NotLinked),
         };
-        let ready = [[READY].as_slice(), &of_asker.encode()].concat();
+        let ready = [[READY].as_slice(), &of_asker.encode(), &seen(&to.connection)].concat();
         if send.write_all(&ready).await.is_err() {
             return Ok(Refusal::Idle);
         }

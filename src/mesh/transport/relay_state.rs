@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_core::ids::PeerId;
-use mesh_core::relay::Penalties;
+use mesh_core::relay::{Penalties, Punches};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -41,6 +41,7 @@ pub(super) struct RelayState {
     /// Wakes what keeps two relays for each relayed link.
     pub(super) lost: Notify,
     penalties: Mutex<Penalties>,
+    punches: Mutex<Punches>,
     opening: Mutex<BTreeSet<(PeerId, PeerId)>>,
     asks: Mutex<BTreeMap<PeerId, Bucket>>,
 }
@@ -52,6 +53,7 @@ impl RelayState {
             routes,
             lost: Notify::new(),
             penalties: Mutex::default(),
+            punches: Mutex::default(),
             opening: Mutex::default(),
             asks: Mutex::default(),
         }
@@ -60,6 +62,11 @@ impl RelayState {
     /// The penalties, for a moment.
     pub(super) fn penalties<T>(&self, with: impl FnOnce(&mut Penalties, u64) -> T) -> T {
         with(&mut self.penalties.lock().unwrap_or_else(PoisonError::into_inner), self.mux.now_ms())
+    }
+
+    /// True if a round of punching to this peer may begin now; then it does.
+    pub(super) fn may_punch(&self, peer: PeerId) -> bool {
+        self.punches.lock().unwrap_or_else(PoisonError::into_inner).begin(peer, self.mux.now_ms())
     }
 
     /// True if this relay is not being asked for this peer; then it is from now on.

@@ -12,10 +12,9 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::dial::Answered;
 use super::dial_plan::Due;
 use super::event::{LinkEvent, Turn};
-use super::link::{Link, Offer, Outbox};
+use super::link::{Answered, Link, Offer, Outbox};
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
 use super::stream::{self, ServiceId, StreamCode, StreamError, Tag};

@@ -17,7 +17,7 @@ use super::address::{Address, canonical};
 use super::blob::BlobReaders;
 use super::event::LinkEvent;
 use super::greetings::Greetings;
-use super::link::{Link, LinkInfo, Linked, Offer, Outbox};
+use super::link::{Answered, Link, LinkInfo, Linked, Offer, Outbox};
 use super::members::Members;
 use super::networks::Face;
 use super::quic::Code;
@@ -118,6 +118,8 @@ pub(super) enum ToTable {
     Closed(PeerId, u64),
     /// A dial has ended, whatever came of it.
     Dialled(PeerId, u64),
+    /// A peer answered where a relay sees it.
+    Punched(PeerId, Box<Answered>),
     /// Own addresses on this underlay have changed.
     OwnAddresses(UnderlayKind),
 }

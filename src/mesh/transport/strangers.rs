@@ -47,9 +47,12 @@ impl Limits {
     };
     /// The budget of the relay underlay: each peer has an address there, and they have one prefix. Only members come by
     /// it, to whom a relay has opened a way; strangers have no place.
+    /// The budget of the relay underlay: each relay of each peer has an address there, and all of one relay have a prefix.
+    /// Only members come by it, to whom a relay has opened a way; strangers have no place. A gateway with fifteen members
+    /// that one relay carries takes all of their handshakes at once.
     pub(super) const RELAY: Self = Self {
-        handshakes_per_s: Share { per_address: 10, per_prefix: 50, all: 50 },
-        handshakes_at_once: Share { per_address: 3, per_prefix: 48, all: 48 },
+        handshakes_per_s: Share { per_address: 10, per_prefix: 20, all: 60 },
+        handshakes_at_once: Share { per_address: 3, per_prefix: 16, all: 48 },
         members_per_s: Share { per_address: 0, per_prefix: 0, all: 0 },
         members_at_once: Share { per_address: 0, per_prefix: 0, all: 0 },
         strangers: Share { per_address: 0, per_prefix: 0, all: 0 },

@@ -1,17 +1,19 @@
 //! Relayed links: links of two peers whose packets a third, linked to both, passes on (`docs/protocol.md`, Relaying).
 //!
 //! Here is decided what the mesh makes of them: which are wanted (`wanted`), by whom ([`Desk`]), on which of two ways
-//! a packet goes ([`Path`]), and how far a peer reaches (`Reach`). A relayed link is a link as any other: beacons,
+//! a packet goes ([`Path`]), when the two try each other directly ([`Punches`]), and how far a peer reaches (`Reach`). A relayed link is a link as any other: beacons,
 //! leases, logs and node streams do not ask how their bytes travel. It ends where its relays do, so that what depends
 //! on it is counted behind what stands by itself.
 
 mod desk;
 mod path;
+mod punch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use desk::{Ask, Desk, Refusal, Ticket};
 pub use path::{Path, Penalties, Ways};
+pub use punch::{Punches, ROUNDS_MS, may_be_punched};
 
 pub use crate::via::Via;
 

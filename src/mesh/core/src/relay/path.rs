@@ -23,6 +23,8 @@ struct Carrier {
     relay: PeerId,
     /// When something came by it last.
     heard_ms: Option<u64>,
+    /// Something came by it since the other end has last proven to be there.
+    is_fresh: bool,
 }
 
 /// Relays by which a packet goes.
@@ -52,7 +54,7 @@ impl Path {
     /// Adds a relay, behind those that are there.
     pub fn add(&mut self, relay: PeerId) {
         if !self.carriers.iter().any(|carrier| carrier.relay == relay) {
-            self.carriers.push(Carrier { relay, heard_ms: None });
+            self.carriers.push(Carrier { relay, heard_ms: None, is_fresh: false });
         }
     }
 
@@ -84,25 +86,44 @@ impl Path {
     /// Something came by this relay. It may be anything: who passes packets on can make some up.
     pub fn handle_heard(&mut self, relay: PeerId, now_ms: u64) {
         if let Some(carrier) = self.carriers.iter_mut().find(|carrier| carrier.relay == relay) {
-            carrier.heard_ms = Some(now_ms);
+            (carrier.heard_ms, carrier.is_fresh) = (Some(now_ms), true);
+        }
+    }
+
+    /// A connection has come up by this relay: it is the one in use.
+    pub fn prefer(&mut self, relay: PeerId) {
+        if let Some(at) = self.carriers.iter().position(|carrier| carrier.relay == relay) {
+            let preferred = self.carriers.remove(at);
+            self.carriers.insert(0, preferred);
+            (self.unanswered, self.doubted_ms) = (None, None);
         }
     }
 
     /// Something that the other end has proven to be its own came since the last time, by whichever relay. If it came
-    /// while packets went by two, and the second was heard meanwhile, that is the one that passes on what it gets.
+    /// while packets went by two, and the second was heard meanwhile, that is the one that passes on what it gets. If it
+    /// came while one alone was heard, and not the one in use, it came by that one, which the other end uses by now.
     pub fn handle_proven(&mut self) {
         self.unanswered = None;
-        if let Some(doubted) = self.doubted_ms.take()
-            && self.carriers.get(1).is_some_and(|second| second.heard_ms.is_some_and(|heard| heard >= doubted))
-        {
-            self.take_up(1);
+        let doubted = self.doubted_ms.take();
+        let second_answers =
+            |since: u64| self.carriers.get(1).is_some_and(|second| second.heard_ms.is_some_and(|heard| heard >= since));
+        let mut fresh = self.carriers.iter().enumerate().filter(|(_, carrier)| carrier.is_fresh).map(|(at, _)| at);
+        let taken = match (doubted, fresh.next(), fresh.next()) {
+            (Some(since), ..) if second_answers(since) => Some(1),
+            (_, Some(at), None) if at > 0 => Some(at),
+            (_, _, _) => None,
+        };
+        if let Some(at) = taken {
+            self.take_up(at);
+        }
+        for carrier in &mut self.carriers {
+            carrier.is_fresh = false;
         }
     }
 
     /// The ways of a packet that is sent now. `rtt_ms`: round trip of the connection on top.
     pub fn send(&mut self, rtt_ms: u64, now_ms: u64) -> Ways {
         let doubt = DOUBT_MS.max(2 * rtt_ms);
-        self.follow(doubt, now_ms);
         let since = match self.unanswered {
             Some((since, last)) if self.doubted_ms.is_some() || now_ms < last + PAUSE_MS => since,
             Some(_) | None => now_ms,
@@ -114,19 +135,19 @@ impl Path {
                 self.doubted_ms.get_or_insert(now_ms);
                 Ways::Both(first.relay, second.relay)
             }
-            [first, ..] => Ways::One(first.relay),
+            [first, rest @ ..] => match Self::other_heard(first, rest, doubt, now_ms) {
+                Some(other) => Ways::Both(first.relay, other),
+                None => Ways::One(first.relay),
+            },
         }
     }
 
-    /// Takes up the relay that is heard while the one in use has been silent for as long as is doubtful.
-    fn follow(&mut self, doubt: u64, now_ms: u64) {
-        let Some(first) = self.carriers.first().copied() else { return };
-        let answers = |carrier: &Carrier| carrier.heard_ms.is_some() && carrier.heard_ms > first.heard_ms;
+    /// The relay that is heard while the one in use has been silent for as long as is doubtful: perhaps the other end
+    /// uses it by now, perhaps it makes packets up. Until something is proven, packets go by both.
+    fn other_heard(first: &Carrier, rest: &[Carrier], doubt: u64, now_ms: u64) -> Option<PeerId> {
         let is_silent = first.heard_ms.is_none_or(|heard| now_ms >= heard + doubt);
-        if is_silent && let Some(at) = self.carriers.iter().position(answers) {
-            (self.unanswered, self.doubted_ms) = (None, None);
-            self.take_up(at);
-        }
+        let heard = || rest.iter().filter(|carrier| carrier.is_fresh && carrier.heard_ms > first.heard_ms);
+        if is_silent { heard().max_by_key(|carrier| carrier.heard_ms).map(|carrier| carrier.relay) } else { None }
     }
 
     /// The one that was in use is the last to be used again.
@@ -169,11 +190,14 @@ impl Penalties {
         self.0.remove(&(peer, relay));
     }
 
-    /// Those of `relays` that may be asked now, in their order.
+    /// Those of `relays` that may be asked now, in their order; who failed comes behind who did not.
     #[must_use]
     pub fn choose(&self, peer: PeerId, relays: &[PeerId], now_ms: u64) -> Vec<PeerId> {
         let is_held = |relay: &PeerId| self.0.get(&(peer, *relay)).is_some_and(|penalty| penalty.until_ms > now_ms);
-        relays.iter().copied().filter(|relay| !is_held(relay)).collect()
+        let mut chosen: Vec<PeerId> = relays.iter().copied().filter(|relay| !is_held(relay)).collect();
+        // Else those that come first would be asked again and again, if two of them are hostile.
+        chosen.sort_by_key(|relay| self.0.get(&(peer, *relay)).map_or(0, |penalty| penalty.next_ms));
+        chosen
     }
 
     /// Milliseconds until the relay is asked again; 0 if it may be asked now.
@@ -215,7 +239,9 @@ mod tests {
         assert_eq!(path.send(40, 1_249), Ways::One(FIRST));
         assert_eq!(path.send(40, 1_250), Ways::Both(FIRST, SECOND));
         path.handle_heard(SECOND, 1_290);
-        assert_eq!(path.send(40, 1_300), Ways::One(SECOND));
+        assert_eq!(path.send(40, 1_300), Ways::Both(FIRST, SECOND), "whoever is heard may make it up");
+        path.handle_proven();
+        assert_eq!(path.send(40, 1_310), Ways::One(SECOND));
         assert_eq!((path.present(), path.switches()), (Some(SECOND), 1));
         // Of one that answers now and then nothing is lost.
         path.handle_heard(FIRST, 1_310);
@@ -247,6 +273,34 @@ mod tests {
         }
         assert_eq!((path.present(), path.switches()), (Some(SECOND), 1));
         assert!(by_second_alone > 80, "after a quarter of a second: {by_second_alone}");
+    }
+
+    #[test]
+    fn a_relay_that_makes_up_packets_does_not_take_over_while_nothing_is_sent() {
+        let mut path = path(&[FIRST, SECOND]);
+        for now in (0..20_000).step_by(600) {
+            // Beacons come and go by the first; in between the second sends rubbish.
+            path.handle_heard(FIRST, now);
+            path.handle_heard(SECOND, now + 1);
+            path.handle_proven();
+            path.handle_heard(SECOND, now + 400);
+            let ways = path.send(10, now + 500);
+            assert!(matches!(ways, Ways::Both(FIRST, SECOND) | Ways::One(FIRST)), "{ways:?}");
+        }
+        assert_eq!((path.present(), path.switches()), (Some(FIRST), 0));
+    }
+
+    #[test]
+    fn the_relay_that_the_other_end_uses_by_now_is_used_once_that_is_proven() {
+        let mut path = path(&[FIRST, SECOND, THIRD]);
+        path.handle_heard(FIRST, 0);
+        path.handle_proven();
+        path.handle_heard(THIRD, 1_000);
+        assert_eq!(path.send(10, 1_001), Ways::Both(FIRST, THIRD));
+        path.handle_proven();
+        assert_eq!(path.send(10, 1_100), Ways::One(THIRD));
+        path.prefer(SECOND);
+        assert_eq!(path.present(), Some(SECOND));
     }
 
     #[test]
@@ -296,6 +350,7 @@ mod tests {
         path.send(0, 0);
         assert_eq!(path.send(0, 250), Ways::Both(FIRST, SECOND));
         path.handle_heard(SECOND, 260);
+        path.handle_proven();
         assert_eq!(path.send(0, 300), Ways::One(SECOND));
         assert_eq!(path.relays().collect::<Vec<_>>(), [SECOND, THIRD, FIRST]);
     }
@@ -312,10 +367,11 @@ mod tests {
             let left = penalties.left_ms(PEER, FIRST, now);
             pauses.push(left / 1_000);
             now += left;
-            assert_eq!(penalties.choose(PEER, &all, now), all);
+            assert_eq!(penalties.choose(PEER, &all, now), [SECOND, FIRST], "who failed comes last");
         }
         assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600, 600]);
         penalties.forgive(PEER, FIRST);
+        assert_eq!(penalties.choose(PEER, &all, now), all);
         penalties.note(PEER, FIRST, true, now);
         assert_eq!(penalties.left_ms(PEER, FIRST, now), 1_000);
         for n in 0..u8::MAX {

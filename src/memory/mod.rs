@@ -23,6 +23,8 @@ mod exchange;
 mod forget;
 mod handle;
 mod held;
+#[cfg(test)]
+mod holes_tests;
 mod keys;
 mod meaning;
 mod model_files;

@@ -26,6 +26,7 @@ mod held;
 #[cfg(test)]
 mod holes_tests;
 mod keys;
+mod last_words;
 mod meaning;
 mod model_files;
 mod reader;

@@ -144,15 +144,29 @@ fn killed_when_vectors_are_durable_none_is_lost_and_none_is_made_twice() {
 
 #[test]
 fn a_model_that_fails_is_told_and_stops_nothing() {
-    for kind in ["nan", "short", "foreign", "garbage", "abort"] {
+    for kind in ["nan", "short", "foreign", "garbage", "abort", "panic"] {
         let home = scripted(kind);
         append(&home, &TALK);
         wait_until("the job says what went wrong", EMBEDDED_WITHIN, || embedding(&home)["why"].is_string());
         let (found, degraded) = ask(&home, "freezer", "auto");
         assert_eq!((found[0].as_str(), degraded), (TALK[0], json!(["vectors"])), "{kind}");
         assert_eq!(embedding(&home)["messages"], 0, "{kind}");
-        let doctor = home.cli(&["doctor", "--json"]);
-        assert!(doctor.stdout.contains("the model does not work"), "{kind}: {doctor:?}");
+        // What its process said last is told, without the texts that it was given.
+        let said = match kind {
+            "abort" => "(signal 6); it said: memory allocation of 4711 bytes failed",
+            "panic" => "it said: panicked at ",
+            _ => "the model does not work",
+        };
+        for command in [&["doctor", "--json"][..], &["status"]] {
+            // While it is tried again nothing is wrong.
+            wait_until("it is told", PATIENCE, || {
+                let told = home.cli(command).stdout;
+                assert!(!told.contains("freezer"), "{kind}: {told}");
+                told.contains("the model does not work") && told.contains(said)
+            });
+        }
+        let log = home.log();
+        assert!(log.contains("the model failed") && !log.contains("freezer"), "{kind}: {log}");
         let compacted = home.post(&format!("{BASE}:compact"), &json!({})).expect(200);
         assert_eq!(compacted["summaries_created"], 1, "{kind}");
     }

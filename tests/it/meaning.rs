@@ -222,6 +222,35 @@ fn models_are_shown_with_licence_and_size_and_nothing_comes_without_a_yes() {
     assert_eq!(home.cli(&["model", "remove", MODELS[0].name]).code, 3);
 }
 
+#[test]
+fn a_model_that_is_removed_while_it_is_used_leaves_words_and_comes_back() {
+    let home = scripted("words");
+    append(&home, &TALK);
+    wait_embedded(&home, 6);
+    let listed = || home.get("models").expect(200)["items"][0].clone();
+    let model = listed();
+    assert_eq!((text(&model, "state"), model["in_use"].as_bool()), ("whole", Some(true)));
+    assert_eq!(text(&model, "licence"), "Apache-2.0");
+    let name = text(&model, "name").to_owned();
+    let verified = home.post(&format!("models/{name}/verify"), &json!({})).expect(200);
+    assert!(verified["sound"] == false && text(&verified, "why").contains("was expected"), "{verified}");
+    assert_eq!(home.delete(&format!("models/{name}")).status, 204);
+    assert_eq!(home.delete(&format!("models/{name}")).status, 404);
+    assert_eq!(home.post(&format!("models/{name}/verify"), &json!({})).status, 404);
+    assert_eq!(home.delete("models/no-such-model").status, 404);
+    assert_eq!((text(&listed(), "state"), listed()["in_use"].as_bool()), ("absent", Some(false)));
+    // It goes on by words, and takes what is new.
+    let (found, degraded) = ask(&home, "freezer", "auto");
+    assert_eq!((found[0].as_str(), degraded), (TALK[0], json!(["vectors"])));
+    append(&home, &["the vacation begins in June"]);
+    wait_until("there is no model", PATIENCE, || embedding(&home)["state"] == "no_model");
+    // Once it is here again, what it made before counts, and what is lacking is made.
+    hollow(&home);
+    wait_embedded(&home, 7);
+    assert_eq!(embedding(&home)["made"], 7);
+    assert_eq!(by_meaning(&home, "holiday", "semantic")[0], "the vacation begins in June");
+}
+
 /// With `--features sigil/models`.
 #[cfg(feature = "models")]
 mod real {

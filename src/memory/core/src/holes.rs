@@ -5,6 +5,7 @@
 //! asked for at every holder whose holes differ from ours. What all have forgotten is a hole of all, and costs nothing more.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -88,12 +89,9 @@ impl Holes {
 
     /// Places of a chain that are lacking, in order, after one and in groups up to a number.
     pub fn lacking(&self, chain: &ChainId, after: Option<ItemAt>, to: u64) -> impl Iterator<Item = ItemAt> {
-        let of_chain = self.0.get(chain).into_iter().flatten();
-        of_chain
-            .skip_while(move |(at, _)| after.is_some_and(|after| **at <= after))
-            .take_while(move |(at, _)| at.seq <= to)
-            .filter(|(_, hole)| **hole == Hole::Lacking)
-            .map(|(at, _)| *at)
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let of_chain = self.0.get(chain).into_iter().flat_map(move |of_chain| of_chain.range(from));
+        of_chain.take_while(move |(at, _)| at.seq <= to).filter(|(_, hole)| **hole == Hole::Lacking).map(|(at, _)| *at)
     }
 
     /// Items that are lacking, of all chains.

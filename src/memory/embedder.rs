@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::embedder_process;
+use super::last_words::LastWords;
 use super::model_files::ModelFiles;
 use crate::platform;
 use crate::tasks::TaskGroup;
@@ -41,6 +43,8 @@ const TIMES: Times =
 const PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause after failures.
 const PAUSE_MAX: Duration = Duration::from_hours(6);
+/// Time for a child that has failed to be gone, and to be heard out.
+const PARTING: Duration = Duration::from_millis(500);
 /// Requests that wait, of each kind; then whoever asks waits, or goes without.
 const QUEUE: usize = 16;
 
@@ -138,6 +142,7 @@ impl Embedder {
             failures: 0,
             rest: None,
             told,
+            tasks: tasks.clone(),
             stop: tasks.stopping(),
         };
         tasks.spawn(owner.serve(urgent_jobs, patient_jobs));
@@ -200,6 +205,7 @@ struct Owner {
     failures: u32,
     rest: Option<(Instant, String)>,
     told: watch::Sender<ModelState>,
+    tasks: TaskGroup,
     stop: CancellationToken,
 }
 
@@ -258,9 +264,21 @@ impl Owner {
                 Ok(Embedded { model: entry.id(), vectors })
             }
             Err(error) => {
-                let why = chain(&error);
-                tracing::warn!(error = why, model = entry.name, "the model failed; memory works by words meanwhile");
-                self.child = None;
+                let (mut why, mut said) = (chain(&error), String::new());
+                if let Some(child) = self.child.take() {
+                    let words = child.words.clone();
+                    if let Some(signal) = child.end(has_ended(&error)).await {
+                        why = format!("{why} (signal {signal})");
+                    }
+                    said = words.all();
+                    why = words.told().map_or_else(|| why.clone(), |told| format!("{why}; it said: {told}"));
+                }
+                tracing::warn!(
+                    error = why,
+                    said,
+                    model = entry.name,
+                    "the model failed; memory works by words meanwhile"
+                );
                 let pause = PAUSE.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX);
                 self.failures = self.failures.saturating_add(1);
                 self.rest = Some((Instant::now() + pause, why.clone()));
@@ -276,9 +294,9 @@ impl Owner {
             self.child = None;
             let program =
                 self.program.as_ref().ok_or_else(|| WireError::Failed("our own program is gone".to_owned()))?;
-            let starting = Running::start(program, entry, self.files.dir(entry));
+            let child = self.child.insert(Running::start(program, entry, self.files.dir(entry), &self.tasks)?);
             let late = WireError::Failed("it did not load in time".to_owned());
-            self.child = Some(timeout(self.times.load, starting).await.unwrap_or(Err(late))?);
+            timeout(self.times.load, child.load(entry)).await.unwrap_or(Err(late))?;
         }
         let Some(child) = &mut self.child else { return Ok(Vec::new()) };
         let late = WireError::Failed(format!("no answer within {} s", self.times.embed.as_secs()));
@@ -294,18 +312,19 @@ impl Owner {
     }
 }
 
-/// A child that has loaded its model; killed when it is dropped.
+/// A child; killed when it is dropped.
 struct Running {
     model: ModelId,
     dimension: usize,
     requests: u64,
     to: ChildStdin,
     from: ChildStdout,
-    _child: Child,
+    words: LastWords,
+    child: Child,
 }
 
 impl Running {
-    async fn start(program: &Program, entry: &Entry, dir: PathBuf) -> Result<Self, WireError> {
+    fn start(program: &Program, entry: &Entry, dir: PathBuf, tasks: &TaskGroup) -> Result<Self, WireError> {
         let mut command = Command::new(&program.path);
         command.args((program.args)(entry, dir)).env_clear().current_dir("/");
         // One thread: two wait for each other when the machine has something else to do.
@@ -316,18 +335,37 @@ impl Running {
         command.envs(
             std::env::var_os(memory_models::scripted::SETTING).map(|kind| (memory_models::scripted::SETTING, kind)),
         );
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(to), Some(from), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             return Err(WireError::Failed("it has no pipes".to_owned()));
         };
-        let mut running = Self { model: entry.id(), dimension: 0, requests: 0, to, from, _child: child };
-        running.dimension = running.receive().await?.ready()?;
-        if running.dimension != entry.form.dimension {
-            let (got, want) = (running.dimension, entry.form.dimension);
-            return Err(memory_core::index::vectors::VectorError::Dimension { got, want }.into());
+        let words = LastWords::default();
+        tasks.spawn(words.clone().listen(errors));
+        Ok(Self { model: entry.id(), dimension: 0, requests: 0, to, from, words, child })
+    }
+
+    /// Waits until it has loaded its model.
+    async fn load(&mut self, entry: &Entry) -> Result<(), WireError> {
+        self.dimension = self.receive().await?.ready()?;
+        let (got, want) = (self.dimension, entry.form.dimension);
+        if got == want {
+            return Ok(());
         }
-        Ok(running)
+        Err(memory_core::index::vectors::VectorError::Dimension { got, want }.into())
+    }
+
+    /// Ends it, and hears it out. Gives the signal that ended it, if it ended by itself.
+    async fn end(mut self, by_itself: bool) -> Option<i32> {
+        let mut status = None;
+        if by_itself {
+            status = timeout(PARTING, self.child.wait()).await.ok().and_then(Result::ok);
+        }
+        // It may be gone already.
+        let _ = self.child.start_kill();
+        self.words.wait(PARTING).await;
+        status.and_then(|status| status.signal())
     }
 
     async fn embed(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, WireError> {
@@ -348,8 +386,14 @@ impl Running {
     }
 }
 
+/// True for what is seen of a child that is gone: nothing comes any more, or nothing can be sent.
+fn has_ended(error: &WireError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, UnexpectedEof};
+    matches!(error, WireError::Pipe(source) if matches!(source.kind(), UnexpectedEof | BrokenPipe))
+}
+
 fn chain(error: &WireError) -> String {
-    if matches!(error, WireError::Pipe(source) if source.kind() == std::io::ErrorKind::UnexpectedEof) {
+    if has_ended(error) {
         return "its process ended".to_owned();
     }
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -455,7 +499,10 @@ mod tests {
         fails(&[frames(&[ready()]), vec![4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]].concat(), WAIT, "cannot be read").await;
         fails(&[frames(&[ready()]), vec![0xff; 64]].concat(), WAIT, "over its limit").await;
         fails(b"", "", "process ended").await;
-        fails(&frames(&[ready()]), "kill -ABRT $$", "process ended").await;
+        fails(&frames(&[ready()]), "kill -ABRT $$", "process ended (signal 6)").await;
+        let words = "printf 'memory allocation of\\033[2J 9 bytes failed\\n' >&2";
+        fails(&frames(&[ready()]), words, "process ended; it said: memory allocation of[2J 9 bytes failed").await;
+        fails(b"", &format!("{words}; kill -KILL $$"), "process ended (signal 9); it said: memory").await;
         let other = Outcome::Ready { version: VERSION, dimension: 3 };
         fails(&frames(&[Reply { id: 0, outcome: other }]), WAIT, "has 3 numbers").await;
         let no = Outcome::Failed("no memory".to_owned());
@@ -467,6 +514,8 @@ mod tests {
         let short = Duration::from_millis(300);
         fails_within(&frames(&[ready()]), WAIT, "no answer within", Times { embed: short, ..TIMES }).await;
         fails_within(b"", WAIT, "did not load", Times { load: short, ..TIMES }).await;
+        let chatty = format!("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo stuck >&2\n{WAIT}");
+        fails_within(b"", &chatty, "it said: x", Times { load: Duration::from_secs(3), ..TIMES }).await;
     }
 
     #[tokio::test]

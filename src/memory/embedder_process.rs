@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::parent_id;
+use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ pub fn entry() -> Option<ExitCode> {
     if args.next()? != COMMAND {
         return None;
     }
+    std::panic::set_hook(Box::new(tell_panic));
     Some(match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -41,6 +43,16 @@ pub fn entry() -> Option<ExitCode> {
             ExitCode::from(BROKEN)
         }
     })
+}
+
+/// Says where it happened. The agent logs it, so a message that was put together, which may have words of people in it, is left
+/// out.
+fn tell_panic(info: &PanicHookInfo<'_>) {
+    let said = info.payload().downcast_ref::<&'static str>().copied().unwrap_or("its message may tell texts");
+    match info.location() {
+        Some(at) => eprintln!("panicked at {}:{}: {said}", at.file(), at.line()),
+        None => eprintln!("panicked: {said}"),
+    }
 }
 
 fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), String> {

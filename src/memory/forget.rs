@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use memory_core::forget::Preview;
 pub use memory_core::forget::Selection;
+use memory_core::group::ChainId;
+use memory_core::holes::{Hole, ItemAt};
 use memory_core::ids::{MessageKey, Rev};
 use memory_core::item::{Body, Message};
 
@@ -113,6 +115,10 @@ impl Workspace {
         items.dedup();
         self.store.note_forgotten(keys)?;
         let mut writes = self.store.erasing(&items)?;
+        for (_, stamp, seq) in &items {
+            let chain = ChainId { author: stamp.author, incarnation: stamp.incarnation };
+            self.holes.set(chain, ItemAt { seq: *seq, index: stamp.index }, Hole::Erased);
+        }
         writes.extend(self.held.erase(&indexed));
         for key in &indexed {
             writes.extend(self.store.without_vectors(key)?);

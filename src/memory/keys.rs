@@ -17,6 +17,7 @@
 //! Values are a version byte and CBOR. The key of an item is its stamp, so whatever names a stamp finds the text.
 
 use memory_core::group::{ChainId, Head, Header, SignedGroup, Slot, Stamp};
+use memory_core::holes::{Hole, Holes, ItemAt};
 use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, ModelId, Rev, WorkspaceId};
 use memory_core::index::columns::Source;
 use memory_core::index::vectors::Vec8;
@@ -58,9 +59,9 @@ pub(super) struct Meta {
 pub(super) enum Place {
     /// Its row is there.
     Held,
-    /// It was erased on purpose.
+    /// It was erased here, on purpose.
     Erased,
-    /// Who sent the group lacks it.
+    /// Who sent the group left it out: another is asked for it.
     Missing,
 }
 
@@ -107,6 +108,17 @@ impl GroupRow {
         Header::read(&self.header)
     }
 
+    /// Notes what is not held of it.
+    pub(super) fn note_holes(&self, chain: ChainId, seq: u64, holes: &mut Holes) {
+        for (index, place) in (0..).zip(&self.places) {
+            match place {
+                Place::Held => {}
+                Place::Erased => holes.set(chain, ItemAt { seq, index }, Hole::Erased),
+                Place::Missing => holes.set(chain, ItemAt { seq, index }, Hole::Lacking),
+            }
+        }
+    }
+
     pub(super) fn of(group: &SignedGroup) -> Self {
         let place = |slot: &Slot| match slot {
             Slot::Held(_) => Place::Held,
@@ -142,9 +154,10 @@ pub(super) fn group(chain: &ChainId, seq: u64) -> Vec<u8> {
     key
 }
 
-/// The author of a key of [`GROUP`].
-pub(super) fn author_of(key: &[u8]) -> Option<AuthorId> {
-    Some(AuthorId(key.get(1..17)?.try_into().ok()?))
+/// The chain of a key of [`GROUP`], and the number in it.
+pub(super) fn group_at(key: &[u8]) -> Option<(ChainId, u64)> {
+    let (of_chain, seq) = key.split_last_chunk::<8>()?;
+    Some((chain(of_chain)?, u64::from_be_bytes(*seq)))
 }
 
 pub(super) fn head(chain: &ChainId) -> Vec<u8> {
@@ -288,6 +301,7 @@ mod tests {
         assert_eq!(super::stamp(&item(&stamp)), Some(stamp));
         assert_eq!(super::stamp(&about(&MessageKey([1; 16]), &stamp)), Some(stamp));
         assert_eq!(super::chain(&head(&chain)), Some(chain));
+        assert_eq!(super::group_at(&group(&chain, 99)), Some((chain, 99)));
         assert_eq!(super::stamp(&[ITEM]), None);
         assert!(about(&MessageKey([1; 16]), &stamp).starts_with(&about_prefix(&MessageKey([1; 16]))));
     }

@@ -23,7 +23,10 @@ mod exchange;
 mod forget;
 mod handle;
 mod held;
+#[cfg(test)]
+mod holes_tests;
 mod keys;
+mod last_words;
 mod meaning;
 mod model_files;
 mod reader;

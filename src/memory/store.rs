@@ -11,6 +11,7 @@ use std::{fs, io};
 use bytes::Bytes;
 use memory_core::compaction::Capture;
 use memory_core::group::{ChainId, Head, Stamp};
+use memory_core::holes::Holes;
 use memory_core::ids::MessageKey;
 use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item};
@@ -49,6 +50,8 @@ pub(super) struct Found {
     pub(super) heads: BTreeMap<ChainId, Head>,
     /// Bytes of the groups of each author.
     pub(super) filled: Filled,
+    /// Items that are not held although their groups are.
+    pub(super) holes: Holes,
     pub(super) captures: Vec<Capture>,
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// Segments of the index, each with its columns.
@@ -196,8 +199,9 @@ impl Store {
                 }
                 Some(_) if key == keys::forgetting() => found.forgetting = true,
                 Some(&keys::GROUP) => {
-                    let author = keys::author_of(&key).ok_or(MemoryError::Damaged("the key of a group"))?;
-                    *found.filled.entry(author).or_default() += value.len() as u64;
+                    let (chain, seq) = keys::group_at(&key).ok_or(MemoryError::Damaged("the key of a group"))?;
+                    *found.filled.entry(chain.author).or_default() += value.len() as u64;
+                    keys::decode::<GroupRow>(&value)?.note_holes(chain, seq, &mut found.holes);
                 }
                 Some(&keys::ITEM) => {
                     let stamp = keys::stamp(&key).ok_or(MemoryError::Damaged("the key of an item"))?;

@@ -156,7 +156,7 @@ impl Exchange {
                 return Err(Ended::NoHolder);
             }
             // Tombstones come before, and free room; what takes room waits, as at the doors.
-            if matches!(frame, Frame::Groups(_)) && self.view.borrow().disk.is_some() {
+            if matches!(frame, Frame::Groups(_) | Frame::Found { .. }) && self.view.borrow().disk.is_some() {
                 return Err(Ended::DiskFull);
             }
             let is_digest = matches!(frame, Frame::Digest(_));

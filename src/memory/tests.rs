@@ -12,19 +12,19 @@ use super::authors::Authors;
 use super::*;
 use crate::mesh::identity::DeviceKey;
 
-const WS: WorkspaceId = WorkspaceId([7; 16]);
+pub(super) const WS: WorkspaceId = WorkspaceId([7; 16]);
 const ASKED: Trigger = Trigger::Asked { keep: 0 };
 
-fn open_with(dir: &Path, settings: Settings) -> Workspace {
+pub(super) fn open_with(dir: &Path, settings: Settings) -> Workspace {
     let key = DeviceKey::load_or_create(dir).unwrap();
     Workspace::open(&dir.join("memory"), WS, key, settings).unwrap()
 }
 
-fn open(dir: &Path) -> Workspace {
+pub(super) fn open(dir: &Path) -> Workspace {
     open_with(dir, Settings::default())
 }
 
-fn said(id: &str, text: &str) -> NewMessage {
+pub(super) fn said(id: &str, text: &str) -> NewMessage {
     NewMessage {
         id: Some(id.to_owned()),
         conversation: "talk".to_owned(),
@@ -35,7 +35,7 @@ fn said(id: &str, text: &str) -> NewMessage {
     }
 }
 
-fn put(workspace: &mut Workspace, id: &str, text: &str) -> Appended {
+pub(super) fn put(workspace: &mut Workspace, id: &str, text: &str) -> Appended {
     workspace.append(vec![said(id, text)], false).unwrap().remove(0)
 }
 
@@ -43,7 +43,7 @@ fn question(text: &str) -> Question {
     Question { text: text.to_owned(), mode: Mode::Auto, limit: 10, tokens_max: 2_000, as_of_ms: None, vector: None }
 }
 
-fn found(workspace: &mut Workspace, text: &str) -> Vec<String> {
+pub(super) fn found(workspace: &mut Workspace, text: &str) -> Vec<String> {
     let answer = workspace.ask(&question(text)).unwrap();
     assert!(answer.hits.iter().all(|hit| hit.parts.sum() == hit.score));
     answer.hits.into_iter().map(|hit| hit.said.external_id).collect()
@@ -263,7 +263,7 @@ async fn a_workspace_is_opened_on_demand_and_closed_when_idle() {
 }
 
 /// A mesh of those who have written here; the first of them let the others in.
-fn authors(of: &[&Workspace]) -> Authors {
+pub(super) fn authors(of: &[&Workspace]) -> Authors {
     // Ids of authors are halves of those of peers: the rest of it is nobody's business here.
     let peer = |author: &memory_core::ids::AuthorId| {
         let mut id = [0; 32];
@@ -277,7 +277,7 @@ fn authors(of: &[&Workspace]) -> Authors {
 }
 
 /// Runs a session between two holders to its end; gives how many frames were sent.
-fn exchange(one: &mut Workspace, two: &mut Workspace) -> usize {
+pub(super) fn exchange(one: &mut Workspace, two: &mut Workspace) -> usize {
     let authors = authors(&[one, two]);
     exchange_of(one, two, &authors).0
 }
@@ -288,12 +288,22 @@ fn exchange_of(
     two: &mut Workspace,
     authors: &Authors,
 ) -> (usize, std::collections::BTreeSet<mesh_core::ids::PeerId>) {
+    exchange_through(one, two, authors, |_, frame| frame)
+}
+
+/// The same over a wire that changes what the second one sends (true) and gets.
+pub(super) fn exchange_through(
+    one: &mut Workspace,
+    two: &mut Workspace,
+    authors: &Authors,
+    mut wire_of: impl FnMut(bool, memory_core::replica::Frame) -> memory_core::replica::Frame,
+) -> (usize, std::collections::BTreeSet<mesh_core::ids::PeerId>) {
     let ((mut a, first), (mut b, second)) = (one.begin_session().unwrap(), two.begin_session().unwrap());
     let mut wire = std::collections::VecDeque::from([(true, first), (false, second)]);
     let (mut sent, mut full) = (0, std::collections::BTreeSet::new());
     while let Some((to_two, frame)) = wire.pop_front() {
         sent += 1;
-        let frame = memory_core::replica::Frame::decode(&frame.encode()).unwrap();
+        let frame = wire_of(!to_two, memory_core::replica::Frame::decode(&frame.encode()).unwrap());
         let (holder, session) = if to_two { (&mut *two, &mut b) } else { (&mut *one, &mut a) };
         let replied = holder.handle_frame(session.clone(), frame, authors).unwrap();
         assert_eq!(replied.broken, None);
@@ -305,7 +315,7 @@ fn exchange_of(
     (sent, full)
 }
 
-fn views(one: &Workspace, two: &Workspace) {
+pub(super) fn views(one: &Workspace, two: &Workspace) {
     assert_eq!(one.held.view, two.held.view);
     let shown = |it: &Workspace| it.reader().list(Wanted::All, None, 2_000).unwrap().0;
     assert_eq!(shown(one), shown(two));

@@ -7,6 +7,7 @@ use data_encoding::BASE32_NOPAD;
 use memory_core::compaction::Settings;
 use memory_core::forget::refuses;
 use memory_core::group::{ChainId, Head, Header, Hlc, SignedGroup, Slot, Stamp};
+use memory_core::holes::Holes;
 use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
 use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item, Kind, Message, Salt};
@@ -82,6 +83,8 @@ pub struct Workspace {
     pub(super) heads: BTreeMap<ChainId, Head>,
     /// Bytes of groups that each author has filled. What is erased counts until the next opening.
     pub(super) filled: Filled,
+    /// Items that are not held although their groups are.
+    pub(super) holes: Holes,
     /// All that is forgotten, and where it is said.
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// Tombstones that came ahead of their chains, by author. Those whose chain has come count until the next opening.
@@ -125,7 +128,7 @@ impl Workspace {
         let author = AuthorId::of(&key.public_key());
         let clock = found.heads.values().map(|head| head.hlc).max().unwrap_or_default();
         let chain = ChainId { author, incarnation };
-        let (heads, filled, tombstones) = (found.heads, found.filled, found.tombstones);
+        let (heads, filled, holes, tombstones) = (found.heads, found.filled, found.holes, found.tombstones);
         let ahead = ahead_in(&tombstones, &id);
         let (vacuum_due, unembeddable) = (found.forgetting, BTreeSet::new());
         let mut workspace = Self {
@@ -137,6 +140,7 @@ impl Workspace {
             chain,
             heads,
             filled,
+            holes,
             tombstones,
             ahead,
             clock,
@@ -317,20 +321,23 @@ impl Workspace {
     pub(super) fn rows_of(&self, group: &SignedGroup, writes: &mut Vec<Write>) -> Vec<Noted> {
         let seq = group.header().seq;
         writes.push((keys::group(&group.chain(), seq), Some(keys::encode(&GroupRow::of(group)).into())));
-        let mut said = Vec::with_capacity(group.slots().len());
-        for (stamp, item) in group.items() {
-            writes.push((keys::item(&stamp), Some(keys::encode(item).into())));
-            let Ok(body) = item.body() else { continue };
-            for message in self.texts_about(&body) {
-                writes.push((keys::about(&message, &stamp), Some(seq_value(seq))));
-            }
-            if let Body::Tombstone(key) = body {
-                let row = TombstoneRow::InChain(group.chain(), seq);
-                writes.push((keys::tombstone(&key), Some(keys::encode(&row).into())));
-            }
-            said.push((stamp, seq, body));
+        group.items().filter_map(|(stamp, item)| self.item_rows(stamp, seq, item, writes)).collect()
+    }
+
+    /// The rows of one item of a group; gives what it says.
+    pub(super) fn item_rows(&self, stamp: Stamp, seq: u64, item: &Item, writes: &mut Vec<Write>) -> Option<Noted> {
+        writes.push((keys::item(&stamp), Some(keys::encode(item).into())));
+        // What breaks a limit counts for nothing, and stays.
+        let body = item.body().ok()?;
+        for message in self.texts_about(&body) {
+            writes.push((keys::about(&message, &stamp), Some(seq_value(seq))));
         }
-        said
+        if let Body::Tombstone(key) = body {
+            let chain = ChainId { author: stamp.author, incarnation: stamp.incarnation };
+            let row = TombstoneRow::InChain(chain, seq);
+            writes.push((keys::tombstone(&key), Some(keys::encode(&row).into())));
+        }
+        Some((stamp, seq, body))
     }
 
     /// A group as it is held; `None` when there is none.

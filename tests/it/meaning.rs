@@ -144,15 +144,29 @@ fn killed_when_vectors_are_durable_none_is_lost_and_none_is_made_twice() {
 
 #[test]
 fn a_model_that_fails_is_told_and_stops_nothing() {
-    for kind in ["nan", "short", "foreign", "garbage", "abort"] {
+    for kind in ["nan", "short", "foreign", "garbage", "abort", "panic"] {
         let home = scripted(kind);
         append(&home, &TALK);
         wait_until("the job says what went wrong", EMBEDDED_WITHIN, || embedding(&home)["why"].is_string());
         let (found, degraded) = ask(&home, "freezer", "auto");
         assert_eq!((found[0].as_str(), degraded), (TALK[0], json!(["vectors"])), "{kind}");
         assert_eq!(embedding(&home)["messages"], 0, "{kind}");
-        let doctor = home.cli(&["doctor", "--json"]);
-        assert!(doctor.stdout.contains("the model does not work"), "{kind}: {doctor:?}");
+        // What its process said last is told, without the texts that it was given.
+        let said = match kind {
+            "abort" => "(signal 6); it said: memory allocation of 4711 bytes failed",
+            "panic" => "it said: panicked at ",
+            _ => "the model does not work",
+        };
+        for command in [&["doctor", "--json"][..], &["status"]] {
+            // While it is tried again nothing is wrong.
+            wait_until("it is told", PATIENCE, || {
+                let told = home.cli(command).stdout;
+                assert!(!told.contains("freezer"), "{kind}: {told}");
+                told.contains("the model does not work") && told.contains(said)
+            });
+        }
+        let log = home.log();
+        assert!(log.contains("the model failed") && !log.contains("freezer"), "{kind}: {log}");
         let compacted = home.post(&format!("{BASE}:compact"), &json!({})).expect(200);
         assert_eq!(compacted["summaries_created"], 1, "{kind}");
     }
@@ -206,6 +220,35 @@ fn models_are_shown_with_licence_and_size_and_nothing_comes_without_a_yes() {
     assert!(verified.code == 1 && verified.stderr.contains("was expected"), "{verified:?}");
     assert_eq!(home.cli(&["model", "remove", MODELS[0].name]).code, 0);
     assert_eq!(home.cli(&["model", "remove", MODELS[0].name]).code, 3);
+}
+
+#[test]
+fn a_model_that_is_removed_while_it_is_used_leaves_words_and_comes_back() {
+    let home = scripted("words");
+    append(&home, &TALK);
+    wait_embedded(&home, 6);
+    let listed = || home.get("models").expect(200)["items"][0].clone();
+    let model = listed();
+    assert_eq!((text(&model, "state"), model["in_use"].as_bool()), ("whole", Some(true)));
+    assert_eq!(text(&model, "licence"), "Apache-2.0");
+    let name = text(&model, "name").to_owned();
+    let verified = home.post(&format!("models/{name}/verify"), &json!({})).expect(200);
+    assert!(verified["sound"] == false && text(&verified, "why").contains("was expected"), "{verified}");
+    assert_eq!(home.delete(&format!("models/{name}")).status, 204);
+    assert_eq!(home.delete(&format!("models/{name}")).status, 404);
+    assert_eq!(home.post(&format!("models/{name}/verify"), &json!({})).status, 404);
+    assert_eq!(home.delete("models/no-such-model").status, 404);
+    assert_eq!((text(&listed(), "state"), listed()["in_use"].as_bool()), ("absent", Some(false)));
+    // It goes on by words, and takes what is new.
+    let (found, degraded) = ask(&home, "freezer", "auto");
+    assert_eq!((found[0].as_str(), degraded), (TALK[0], json!(["vectors"])));
+    append(&home, &["the vacation begins in June"]);
+    wait_until("there is no model", PATIENCE, || embedding(&home)["state"] == "no_model");
+    // Once it is here again, what it made before counts, and what is lacking is made.
+    hollow(&home);
+    wait_embedded(&home, 7);
+    assert_eq!(embedding(&home)["made"], 7);
+    assert_eq!(by_meaning(&home, "holiday", "semantic")[0], "the vacation begins in June");
 }
 
 /// With `--features sigil/models`.

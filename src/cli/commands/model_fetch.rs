@@ -62,7 +62,9 @@ impl Wanted {
                 status => return Err(refused(url, status)),
             };
             // What is written goes to the end.
-            file.set_len(from).map_err(|error| self.unwritten(&error))?;
+            if file.metadata().map_or(true, |meta| meta.len() != from) {
+                file.set_len(from).map_err(|error| self.unwritten(&error))?;
+            }
             let mut body = response.into_body();
             have = from;
             loop {
@@ -373,6 +375,19 @@ mod tests {
         let (url, asked) = server(BODY, None, true).await;
         assert!(huge.fetch(&url, |_| ()).await.unwrap_err().detail.contains("MiB free"));
         assert!(asked.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fills_while_it_comes_is_told_with_the_next_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = wanted(dir.path(), BODY);
+        fs::create_dir(dir.path().join("m")).unwrap();
+        // A device that is always full stands for the disk.
+        std::os::unix::fs::symlink("/dev/full", &wanted.part).unwrap();
+        let (url, _) = server(BODY, None, true).await;
+        let failure = wanted.fetch(&url, |_| ()).await.unwrap_err();
+        assert!(failure.hint.as_deref().is_some_and(|hint| hint.contains("disk is full")), "{failure:?}");
+        assert!(!wanted.path.exists());
     }
 
     #[tokio::test]

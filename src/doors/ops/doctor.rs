@@ -213,9 +213,15 @@ pub fn attention(view: &Arc<View>) -> Vec<(String, String)> {
 }
 
 /// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with
-/// discovery, settings that do not run. Each with the next step.
+/// discovery, a model that fails, settings that do not run. Each with the next step.
 #[must_use]
-pub fn warnings(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<String> {
+pub fn warnings(
+    view: &Arc<View>,
+    around: &Surroundings,
+    memory: &MemoryHandle,
+    settings: &Settings,
+    home: &Path,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if view.revoked {
         warnings.push("this device has been revoked; `sigil leave` starts afresh".to_owned());
@@ -228,6 +234,9 @@ pub fn warnings(view: &Arc<View>, around: &Surroundings, settings: &Settings, ho
     }
     if let (told, Some(step)) = around.tailnet.told(now().wall_ms) {
         warnings.push(format!("{told}; {step}"));
+    }
+    if let Some(why) = memory.meaning().and_then(Meaning::trouble) {
+        warnings.push(format!("{}; {MODEL_FIX}", model_fails(&why)));
     }
     warnings.extend(settings.findings(home).into_iter().map(|(what, press)| format!("{what}; {press}")));
     warnings
@@ -441,11 +450,14 @@ fn model(home: &Path) -> Check {
 /// What went wrong with the model of a running agent.
 fn model_at_work(meaning: &Meaning) -> Option<Check> {
     let why = meaning.trouble()?;
-    Some(Check::warn(
-        "model",
-        format!("the model does not work, and memory is searched by words meanwhile: {why}"),
-        "`sigil model verify` reads its files; it is tried again by itself",
-    ))
+    Some(Check::warn("model", model_fails(&why), MODEL_FIX))
+}
+
+/// Next step when the model fails.
+const MODEL_FIX: &str = "`sigil model verify` reads its files; it is tried again by itself";
+
+fn model_fails(why: &str) -> String {
+    format!("the model does not work, and memory is searched by words meanwhile: {why}")
 }
 
 /// Nothing is decided by the wall clock, but every time that people see comes from it.

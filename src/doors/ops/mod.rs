@@ -10,6 +10,7 @@ pub mod devices;
 pub mod doctor;
 pub mod joining;
 pub mod memory;
+pub mod models;
 pub mod policy;
 pub mod tokens;
 pub mod tools;

@@ -19,6 +19,7 @@ pub mod logs;
 mod memory;
 pub mod metrics;
 pub mod model;
+mod models;
 mod nodes;
 mod openapi;
 mod payload;

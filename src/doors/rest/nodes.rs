@@ -33,7 +33,7 @@ pub(super) async fn status(
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     // They tell of conflicts, strangers and settings: for who looks after the mesh, as in the stream of events.
-    let findings = || doctor::warnings(&view, &around, &app.context.settings, &app.context.home);
+    let findings = || doctor::warnings(&view, &around, &app.context.memory, &app.context.settings, &app.context.home);
     let warnings = if who.may_look(&view.rights) { findings() } else { Vec::new() };
     Ok(Json(Status {
         peer_id: view.me.to_string(),

@@ -373,6 +373,16 @@ texts! {
         }
     }
 
+    /// Name of a model.
+    ModelName(String) {
+        pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX,
+        example "all-minilm-l6-v2",
+        read |text| {
+            let name = text.parse::<NodeId>().map(|_| text.to_owned());
+            name.map_err(|_| format!("`{}` names no model: a name has 1 to {NODE_ID_MAX} of a-z, 0-9 and -", shown(text)))
+        }
+    }
+
     /// Text of a message.
     MemoryText(String) {
         pattern "^[\\s\\S]*\\S[\\s\\S]*$", length 1..=MEMORY_TEXT_MAX, format "sigil-memory-text",

@@ -100,7 +100,7 @@ impl Header {
 pub enum Slot {
     /// Here it is.
     Held(Item),
-    /// It was erased on purpose, and is not asked for again.
+    /// It was erased on purpose by who says so, who takes it no more.
     Erased,
     /// Who sent it lacks it; another may have it.
     Missing,
@@ -250,6 +250,18 @@ impl SignedGroup {
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Slot::Erased;
         }
+    }
+
+    /// The same group as it is taken of another: what that one calls erased is missing here, since nobody but its eraser knows
+    /// why (see [`crate::holes`]).
+    #[must_use]
+    pub fn doubted(mut self) -> Self {
+        for slot in &mut self.slots {
+            if *slot == Slot::Erased {
+                *slot = Slot::Missing;
+            }
+        }
+        self
     }
 
     /// Fills a place whose item was missing; `false` when it was not, or the item is another.

@@ -14,6 +14,7 @@ pub mod compaction;
 pub mod facts;
 pub mod forget;
 pub mod group;
+pub mod holes;
 pub mod ids;
 pub mod index;
 pub mod item;

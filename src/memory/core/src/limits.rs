@@ -35,6 +35,8 @@ pub const STANDING_TOKENS_MAX: usize = 400;
 pub const TOMBSTONES_PER_FRAME: usize = 256;
 /// Groups that one answer of [`crate::replica`] carries, bytes of bodies; at least one group.
 pub const REPLY_BYTES_MAX: usize = 1024 * 1024;
+/// Items that one question of [`crate::replica`] names: 20 KiB.
+pub const LACKING_MAX: usize = 1_024;
 /// Bytes of all groups of a workspace, as they travel, that are kept on one device; shared along the approvals of their
 /// authors. As much as the log of one owner: some ten million messages.
 pub const ROOM_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;

@@ -3,7 +3,9 @@
 //! A [`Session`] is one stream between two peers that both may hold the workspace (the shell checks that, at its beginning and
 //! when policy changes). Both say [`Frame::Hello`]; when their tombstones differ they exchange the whole difference before
 //! anything else, so nothing that is forgotten arrives before its tombstone. Then digests of all chains, and groups in the
-//! order of each chain. A session keeps nothing that matters: it may end anywhere and begin anew.
+//! order of each chain; then single items, where groups came without them and the other's holes are others than ours
+//! ([`crate::holes`]): one honest holder suffices, whoever handed the groups on. A session keeps nothing that matters: it may end
+//! anywhere and begin anew.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -14,11 +16,13 @@ use mesh_core::ids::Signature;
 
 use crate::codec;
 use crate::group::{ChainId, GroupError, Head, SignedGroup, Slot};
+use crate::holes::{Extent, Holes, ItemAt};
 use crate::ids::{MessageKey, WorkspaceId, hash};
+use crate::item::Item;
 use crate::limits;
 
-/// Version of these frames. A peer with a lower one may read and not write: it would undo what it does not know.
-pub const VERSION: u16 = 1;
+/// Version of these frames; peers of two versions exchange nothing. 2: digests tell of holes, and single items are asked for.
+pub const VERSION: u16 = 2;
 /// Tombstones are compared in so many buckets, by the first byte of their key.
 const BUCKETS: usize = 256;
 
@@ -67,11 +71,22 @@ pub enum Frame {
         last: bool,
     },
     /// Extent to which each chain is held.
-    Digest(Vec<(ChainId, Head)>),
+    Digest(Vec<(ChainId, Extent)>),
     /// Send the groups of a chain after this number.
     Want(ChainId, u64),
     /// Groups of one chain, in order.
     Groups(Vec<Sent>),
+    /// Send these items of a chain, 1 to [`limits::LACKING_MAX`], in rising order.
+    Lacking(ChainId, Vec<ItemAt>),
+    /// Those of them that are held.
+    Found {
+        /// Their chain.
+        chain: ChainId,
+        /// The last place that was looked at: further ones are asked for anew.
+        to: ItemAt,
+        /// The items, each with its place.
+        items: Vec<(ItemAt, Item)>,
+    },
     /// All that the other had when it sent its digest is here: once both have said so, the session is over.
     Done,
 }
@@ -99,6 +114,10 @@ pub trait Holdings {
     fn groups(&self, chain: ChainId, after: u64, bytes_max: usize) -> Vec<SignedGroup>;
     /// All tombstones, each with a group that has it.
     fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup>;
+    /// Items that are not held although their groups are.
+    fn holes(&self) -> &Holes;
+    /// An item, if it is held.
+    fn item(&self, chain: &ChainId, at: ItemAt) -> Option<Item>;
 }
 
 /// All that the shell does with a frame that came.
@@ -112,6 +131,9 @@ pub enum Effect {
     /// Check these groups and append them to their chain, with what they carry, in one batch with its head. Then
     /// [`Session::handle_appended`].
     Append(Vec<Sent>),
+    /// Check these items ([`SignedGroup::fill`]) and put those that were lacking into their groups, in one synced batch, as if
+    /// their groups had come with them. Then [`Session::handle_filled`].
+    Fill(ChainId, Vec<(ItemAt, Item)>),
     /// The author of this chain has appended to a copy of its store. The first stays; the author is told.
     Forked(ChainId),
     /// End the session: the other says what no peer of ours says.
@@ -136,13 +158,18 @@ pub struct Session {
     sent_ours: bool,
     /// We have sent our digest.
     digested: bool,
-    /// Numbers of the last groups that the other has, from its digest; `None` before it.
-    heard: Option<BTreeMap<ChainId, u64>>,
+    /// All that the other has, from its digest; `None` before it.
+    heard: Option<BTreeMap<ChainId, Extent>>,
     /// Chains of which the other has more. They are asked for one after the other, so that never more than one answer is on its
     /// way.
     wanted: VecDeque<ChainId>,
     /// Last group of the first of them that was here when it was asked for.
     asked: u64,
+    /// Chains of which the other may have items that are lacking here; known once all groups are here. One after the other,
+    /// likewise.
+    patchy: Option<VecDeque<ChainId>>,
+    /// Items of the first of them that were asked for: the first and the last.
+    sought: Option<(ItemAt, ItemAt)>,
     /// The other has said that it is done.
     done_there: bool,
 }
@@ -158,6 +185,8 @@ impl Session {
             heard: None,
             wanted: VecDeque::new(),
             asked: 0,
+            patchy: None,
+            sought: None,
             done_there: false,
         };
         let hello = Frame::Hello { version: VERSION, tombstones: root(&holdings.tombstones()) };
@@ -167,7 +196,8 @@ impl Session {
     /// True once all that the other had when it sent its digest was asked for and has come.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.digested && self.heard.is_some() && self.wanted.is_empty()
+        let is_whole = self.patchy.as_ref().is_some_and(VecDeque::is_empty);
+        self.digested && self.heard.is_some() && self.wanted.is_empty() && is_whole
     }
 
     /// True once the other has said [`Frame::Done`].
@@ -209,6 +239,8 @@ impl Session {
                 }
                 vec![Effect::Append(groups)]
             }
+            Frame::Lacking(chain, places) => self.handle_lacking(chain, &places, holdings),
+            Frame::Found { chain, to, items } => self.handle_found(chain, to, items),
             Frame::Done => {
                 self.done_there = true;
                 Vec::new()
@@ -222,7 +254,7 @@ impl Session {
             return Vec::new();
         }
         let own = holdings.heads().get(&chain).map_or(0, |head| head.seq);
-        let there = self.heard.as_ref().and_then(|heard| heard.get(&chain)).copied().unwrap_or_default();
+        let there = self.heard.as_ref().and_then(|heard| heard.get(&chain)).map_or(0, |it| it.head.seq);
         // Another session may have brought some of them.
         if own <= self.asked || own >= there {
             self.wanted.pop_front();
@@ -230,11 +262,68 @@ impl Session {
         self.want(holdings)
     }
 
-    /// The question for the chain that comes next.
+    /// Items that were found were put into their groups. Asks for what comes next.
+    pub fn handle_filled(&mut self, holdings: &dyn Holdings) -> Vec<Effect> {
+        self.want(holdings)
+    }
+
+    /// The question for what comes next: groups of a chain, then single items.
     fn want(&mut self, holdings: &dyn Holdings) -> Vec<Effect> {
-        let Some(chain) = self.wanted.front() else { return Vec::new() };
-        self.asked = holdings.heads().get(chain).map_or(0, |head| head.seq);
-        vec![Effect::Send(Frame::Want(*chain, self.asked))]
+        if let Some(chain) = self.wanted.front() {
+            self.asked = holdings.heads().get(chain).map_or(0, |head| head.seq);
+            return vec![Effect::Send(Frame::Want(*chain, self.asked))];
+        }
+        let Some(heard) = &self.heard else { return Vec::new() };
+        let patchy = self.patchy.get_or_insert_with(|| {
+            let ours = holdings.holes();
+            let differs = |(chain, there): &(&ChainId, &Extent)| ours.hash(chain, there.head.seq) != there.holes;
+            heard.iter().filter(differs).map(|(chain, _)| *chain).collect()
+        });
+        while let Some(chain) = patchy.front() {
+            let (to, after) = (heard.get(chain).map_or(0, |it| it.head.seq), self.sought.map(|(_, last)| last));
+            let places: Vec<_> = holdings.holes().lacking(chain, after, to).take(limits::LACKING_MAX).collect();
+            if let (Some(first), Some(last)) = (places.first(), places.last()) {
+                self.sought = Some((*first, *last));
+                return vec![Effect::Send(Frame::Lacking(*chain, places))];
+            }
+            self.sought = None;
+            patchy.pop_front();
+        }
+        Vec::new()
+    }
+
+    fn handle_lacking(&self, chain: ChainId, places: &[ItemAt], holdings: &dyn Holdings) -> Vec<Effect> {
+        if !self.sent_ours {
+            return vec![Effect::End("items were asked for before the tombstones")];
+        }
+        let is_rising = places.windows(2).all(|two| matches!(two, [a, b] if a < b));
+        let (Some(first), true) = (places.first(), is_rising && places.len() <= limits::LACKING_MAX) else {
+            return vec![Effect::End("items were asked for in a way that no holder asks")];
+        };
+        let (mut to, mut items, mut bytes) = (*first, Vec::new(), 0);
+        for at in places {
+            if let Some(item) = holdings.item(&chain, *at) {
+                bytes += item.size();
+                if !items.is_empty() && bytes > limits::REPLY_BYTES_MAX {
+                    break;
+                }
+                items.push((*at, item));
+            }
+            to = *at;
+        }
+        vec![Effect::Send(Frame::Found { chain, to, items })]
+    }
+
+    fn handle_found(&mut self, chain: ChainId, to: ItemAt, items: Vec<(ItemAt, Item)>) -> Vec<Effect> {
+        let asked = self.sought.filter(|_| self.patchy.as_ref().and_then(VecDeque::front) == Some(&chain));
+        let Some((first, last)) = asked.filter(|(first, last)| (*first..=*last).contains(&to)) else {
+            return vec![Effect::End("items came that nobody asked for")];
+        };
+        if items.len() > limits::LACKING_MAX || items.iter().any(|(at, _)| !(first..=last).contains(at)) {
+            return vec![Effect::End("items came that nobody asked for")];
+        }
+        self.sought = Some((first, to));
+        vec![Effect::Fill(chain, items)]
     }
 
     /// A group of our own is durable: the other gets it at once, if it has all tombstones before it.
@@ -299,7 +388,7 @@ impl Session {
         vec![Effect::Send(digest_of(holdings))]
     }
 
-    fn handle_digest(&mut self, theirs: &[(ChainId, Head)], holdings: &dyn Holdings) -> Vec<Effect> {
+    fn handle_digest(&mut self, theirs: &[(ChainId, Extent)], holdings: &dyn Holdings) -> Vec<Effect> {
         if self.theirs != Tombs::Settled {
             return vec![Effect::End("a digest came before the tombstones")];
         }
@@ -307,7 +396,7 @@ impl Session {
         let is_asking = !self.wanted.is_empty();
         let mut asked: BTreeSet<ChainId> = self.wanted.iter().copied().collect();
         let mut effects = Vec::new();
-        for (chain, head) in theirs {
+        for (chain, Extent { head, .. }) in theirs {
             let own = ours.get(chain).copied().unwrap_or_default();
             if own.is_fork_of(head) {
                 effects.push(Effect::Forked(*chain));
@@ -318,8 +407,10 @@ impl Session {
                 return vec![Effect::End("more chains than devices could have")];
             }
         }
-        self.heard = Some(theirs.iter().map(|(chain, head)| (*chain, head.seq)).collect());
-        if !is_asking {
+        self.heard = Some(theirs.iter().copied().collect());
+        // A question that is on its way brings the next one along.
+        if !is_asking && self.sought.is_none() {
+            self.patchy = None;
             effects.extend(self.want(holdings));
         }
         effects
@@ -327,7 +418,11 @@ impl Session {
 }
 
 fn digest_of(holdings: &dyn Holdings) -> Frame {
-    Frame::Digest(holdings.heads().into_iter().collect())
+    let extent = |(chain, head): (ChainId, Head)| {
+        let holes = holdings.holes().hash(&chain, head.seq);
+        (chain, Extent { head, holes })
+    };
+    Frame::Digest(holdings.heads().into_iter().map(extent).collect())
 }
 
 fn bucket(key: &MessageKey) -> usize {
@@ -356,8 +451,9 @@ mod tests {
     use super::*;
     use crate::forget;
     use crate::group::Hlc;
+    use crate::holes::Hole;
     use crate::ids::Incarnation;
-    use crate::item::{Body, Item, Message, Salt};
+    use crate::item::{Body, Message, Salt};
     use crate::resolve::Rows;
     use mesh_core::crypto::{Signer, Symbolic};
     use mesh_core::ids::PublicKey;
@@ -379,8 +475,11 @@ mod tests {
         incarnation: Incarnation,
         chains: BTreeMap<ChainId, Vec<SignedGroup>>,
         forgotten: BTreeMap<MessageKey, SignedGroup>,
+        holes: Holes,
         rows: Rows,
         drawn: u8,
+        /// Hands groups on without what they say, and claims to have all of it.
+        withholds: Option<Slot>,
     }
 
     impl Holder {
@@ -390,8 +489,10 @@ mod tests {
                 incarnation: Incarnation(1),
                 chains: BTreeMap::new(),
                 forgotten: BTreeMap::new(),
+                holes: Holes::default(),
                 rows: Rows::new(WS),
                 drawn: n as u8,
+                withholds: None,
             }
         }
 
@@ -413,11 +514,12 @@ mod tests {
             assert!(self.append(group));
         }
 
-        fn append(&mut self, mut group: SignedGroup) -> bool {
+        fn append(&mut self, group: SignedGroup) -> bool {
             let head = self.heads().get(&group.chain()).copied().unwrap_or_default();
             if head.accepts(&group).is_err() {
                 return false;
             }
+            let mut group = group.doubted();
             self.forget(&group);
             let mut late = Vec::new();
             for (stamp, item) in group.items() {
@@ -432,8 +534,32 @@ mod tests {
             for at in late {
                 group.erase(at);
             }
+            self.holes.note(&group);
             self.chains.entry(group.chain()).or_default().push(group);
             true
+        }
+
+        /// Puts an item into its group.
+        fn fill(&mut self, chain: ChainId, at: ItemAt, item: Item) {
+            let group = self.chains.get_mut(&chain).and_then(|all| all.iter_mut().find(|it| it.header().seq == at.seq));
+            let Some(group) = group else { panic!("no such group") };
+            if !group.fill(usize::from(at.index), item) {
+                return;
+            }
+            let filled = group.only(|_| true);
+            let is_it = |stamp: &crate::group::Stamp| stamp.index == at.index;
+            let (stamp, body) =
+                filled.items().find(|(stamp, _)| is_it(stamp)).map(|(stamp, it)| (stamp, it.body().unwrap())).unwrap();
+            if matches!(&body, Body::Message(it) if forget::refuses(&self.rows, &it.key(&WS), it)) {
+                group.erase(usize::from(at.index));
+                self.holes.set(chain, at, Hole::Erased);
+                return;
+            }
+            self.holes.fill(&chain, &at);
+            self.rows.insert(stamp, &body);
+            if let Body::Tombstone(_) = body {
+                self.forget(&filled);
+            }
         }
 
         /// Applies the tombstones of a group, and erases what they are of.
@@ -451,6 +577,7 @@ mod tests {
                     for at in gone {
                         held.erase(at);
                     }
+                    self.holes.note(held);
                 }
             }
         }
@@ -463,11 +590,32 @@ mod tests {
 
         fn groups(&self, chain: ChainId, after: u64, _: usize) -> Vec<SignedGroup> {
             let groups = self.chains.get(&chain).into_iter().flatten();
-            groups.filter(|group| group.header().seq > after).take(2).cloned().collect()
+            let mut sent: Vec<_> = groups.filter(|group| group.header().seq > after).take(2).cloned().collect();
+            if let Some(slot) = &self.withholds {
+                for group in &mut sent {
+                    *group = group.only(|_| false);
+                    if *slot == Slot::Erased {
+                        (0..group.slots().len()).for_each(|at| group.erase(at));
+                    }
+                }
+            }
+            sent
         }
 
         fn tombstones(&self) -> BTreeMap<MessageKey, SignedGroup> {
             self.forgotten.clone()
+        }
+
+        fn holes(&self) -> &Holes {
+            &self.holes
+        }
+
+        fn item(&self, chain: &ChainId, at: ItemAt) -> Option<Item> {
+            let group = self.chains.get(chain)?.iter().find(|group| group.header().seq == at.seq)?;
+            match group.slots().get(usize::from(at.index))? {
+                Slot::Held(item) if self.withholds.is_none() => Some(item.clone()),
+                Slot::Held(_) | Slot::Erased | Slot::Missing => None,
+            }
         }
     }
 
@@ -496,6 +644,12 @@ mod tests {
                             holders[to].append(group);
                         }
                         effects.extend(session.handle_appended(chain, &holders[to]));
+                    }
+                    Effect::Fill(chain, items) => {
+                        for (at, item) in items {
+                            holders[to].fill(chain, at, item);
+                        }
+                        effects.extend(session.handle_filled(&holders[to]));
                     }
                     Effect::Forked(chain) => panic!("no fork here: {chain:?}"),
                     Effect::End(why) => panic!("{why}"),
@@ -561,6 +715,51 @@ mod tests {
             prop_assert_eq!(shown, said);
         }
 
+        /// A hostile holder among three honest ones hands on what others wrote and leaves out what it says. Sessions of any two go
+        /// on meanwhile. Once each honest holder has met the others, nothing is lacking that was not forgotten, and a further
+        /// session sends nothing.
+        #[test]
+        fn one_honest_holder_suffices(
+            steps in proptest::collection::vec((0u8..9, 0usize..3, 0u8..6, 0u8..2, 0usize..12), 1..60),
+            erased: bool,
+        ) {
+            let mut holders: Vec<Holder> = (0..4).map(Holder::new).collect();
+            holders[3].withholds = Some(if erased { Slot::Erased } else { Slot::Missing });
+            let (mut said, mut gone) = (BTreeSet::new(), BTreeSet::new());
+            for (what, who, id, content, frames) in steps {
+                let key = message(id, 0).key(&WS);
+                match what {
+                    0..4 if !forget::refuses(&holders[who].rows, &key, &message(id, content)) => {
+                        holders[who].say(&Body::Message(message(id, content)));
+                        said.insert((key, message(id, content).rev()));
+                    }
+                    4 => {
+                        holders[who].say(&Body::Tombstone(key));
+                        gone.insert(key);
+                    }
+                    5 => sync(&mut holders, who, (who + 1 + usize::from(content)) % 3, frames),
+                    6.. => sync(&mut holders, 3, who, usize::MAX),
+                    _ => {}
+                }
+            }
+            for _ in 0..2 {
+                for (a, b) in [(0, 1), (1, 2), (2, 0)] {
+                    sync(&mut holders, a, b, usize::MAX);
+                }
+            }
+            said.retain(|(key, _)| !gone.contains(key));
+            for n in 0..3 {
+                let view = holders[n].rows.view();
+                let shown: BTreeSet<_> = view.messages.values().map(|it| (it.caller, it.content)).collect();
+                prop_assert_eq!(&shown, &said);
+                let (mut one, _) = Session::start(&holders[n]);
+                one.handle_frame(Session::start(&holders[(n + 1) % 3]).1, &holders[n]);
+                let asked = one.handle_frame(digest_of(&holders[(n + 1) % 3]), &holders[n]);
+                prop_assert_eq!(asked, Vec::new(), "what all have forgotten is not asked for");
+                prop_assert!(one.is_settled());
+            }
+        }
+
         #[test]
         fn fuzz_any_bytes_are_a_frame_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(Frame::decode(&bytes));
@@ -580,7 +779,7 @@ mod tests {
         assert_eq!(session.push(&group), None);
         sync(&mut holders, 0, 1, usize::MAX);
         assert!(holders.iter().all(|holder| holder.rows.view().messages.is_empty()));
-        assert_eq!(holders[1].chains[&chain][0].slots(), [Slot::Erased], "it arrives erased");
+        assert_eq!(holders[1].chains[&chain][0].slots(), [Slot::Missing], "it arrives erased");
     }
 
     #[test]
@@ -593,6 +792,49 @@ mod tests {
         session.handle_frame(hello, &one);
         let effects = session.handle_frame(digest_of(&two), &one);
         assert!(matches!(effects[..], [Effect::Forked(_)]));
+    }
+
+    #[test]
+    fn items_that_nobody_asked_for_end_the_session() {
+        let mut holders = [Holder::new(1), Holder::new(2), Holder::new(3)];
+        for n in 0..3 {
+            holders[0].say(&Body::Message(message(n, 1)));
+        }
+        sync(&mut holders, 0, 1, usize::MAX);
+        holders[1].withholds = Some(Slot::Erased);
+        sync(&mut holders, 1, 2, usize::MAX);
+        let chain = *holders[0].chains.keys().next().unwrap();
+        assert_eq!(holders[2].holes.count_lacking(), 3);
+        let at = |seq| ItemAt { seq, index: 0 };
+        let (mut asks, _) = Session::start(&holders[2]);
+        asks.handle_frame(Session::start(&holders[0]).1, &holders[2]);
+        let asked = asks.handle_frame(digest_of(&holders[0]), &holders[2]);
+        assert_eq!(asked, [Effect::Send(Frame::Lacking(chain, vec![at(1), at(2), at(3)]))]);
+        assert!(!asks.is_settled());
+        let item = holders[0].item(&chain, at(1)).unwrap();
+        let found = |to, items| Frame::Found { chain, to, items };
+        for frame in [found(at(9), Vec::new()), found(at(0), Vec::new()), found(at(2), vec![(at(4), item.clone())])] {
+            assert!(matches!(asks.clone().handle_frame(frame, &holders[2])[..], [Effect::End(_)]));
+        }
+        // What was not looked at is asked for again; what is not there is passed over.
+        let filled = asks.handle_frame(found(at(1), vec![(at(1), item)]), &holders[2]);
+        assert!(matches!(filled[..], [Effect::Fill(..)]));
+        let next = asks.handle_filled(&holders[2]);
+        assert_eq!(next, [Effect::Send(Frame::Lacking(chain, vec![at(2), at(3)]))]);
+        asks.handle_frame(found(at(3), Vec::new()), &holders[2]);
+        assert_eq!(asks.handle_filled(&holders[2]), Vec::new());
+        assert!(asks.is_settled());
+        // The other side answers what is asked as a holder asks.
+        let (mut answers, _) = Session::start(&holders[0]);
+        let lacking = |places: &[u64]| Frame::Lacking(chain, places.iter().copied().map(at).collect());
+        assert!(matches!(answers.handle_frame(lacking(&[1]), &holders[0])[..], [Effect::End(_)]), "before tombstones");
+        answers.handle_frame(Session::start(&holders[2]).1, &holders[0]);
+        for places in [&[][..], &[2, 1], &[1, 1]] {
+            assert!(matches!(answers.handle_frame(lacking(places), &holders[0])[..], [Effect::End(_)]));
+        }
+        let found = answers.handle_frame(lacking(&[1, 7]), &holders[0]);
+        let [Effect::Send(Frame::Found { to, items, .. })] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((*to, items.len()), (at(7), 1));
     }
 
     #[test]

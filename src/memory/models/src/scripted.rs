@@ -11,7 +11,7 @@ pub const SETTING: &str = "SIGIL_TEST_MODEL";
 const SAME: [&[&str]; 4] =
     [&["cellar", "basement"], &["car", "automobile", "vehicle"], &["doctor", "physician"], &["holiday", "vacation"]];
 
-/// Serves as `kind` says: `words`, or one that fails: `nan`, `short`, `foreign`, `garbage`, `abort`, `hang`; with `/word` after
+/// Serves as `kind` says: `words`, or one that fails: `nan`, `short`, `foreign`, `garbage`, `abort`, `panic`, `hang`; with `/word` after
 /// it only for texts that have the word, else it is `words`.
 ///
 /// # Errors
@@ -30,7 +30,12 @@ pub fn serve(kind: &str, dimension: usize, from: &mut impl Read, to: &mut impl W
                 to.write_all(&[7; 64])?;
                 to.flush()?;
             }
-            "abort" => std::process::abort(),
+            "abort" => {
+                eprintln!("memory allocation of 4711 bytes failed");
+                std::process::abort()
+            }
+            // Told with a text that it was given, as some libraries do.
+            "panic" => panic!("no vector for {texts:?}"),
             "hang" => std::thread::sleep(Duration::from_hours(1)),
             _ => wire::send(to, &Reply::of(id, &good))?,
         }

@@ -20,8 +20,8 @@ use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
     Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
     Listen, Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory,
-    Node, Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, Tailnet, TailnetMode,
-    TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
+    Node, Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, TOOL_TIMEOUT_DEFAULT,
+    TOOL_TIMEOUT_MAX, Tailnet, TailnetMode, Warning,
 };
 use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
 

@@ -18,7 +18,6 @@ pub use policy::{
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,
     Discovery, FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
-    Listen, Log, LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Relay, RelayOffer, Rights, Stamp, TAILNET_SOCKET_DEFAULT, TOOL_TIMEOUT_DEFAULT, Tailnet,
-    TailnetMode,
-    TOOL_TIMEOUT_MAX, Warning,
+    Listen, Log, LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Relay, RelayOffer, Rights, Stamp,
+    TAILNET_SOCKET_DEFAULT, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Tailnet, TailnetMode, Warning,
 };

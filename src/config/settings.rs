@@ -389,8 +389,21 @@ impl Config {
     /// Keys in which `self` differs from what runs: `now` for what a running agent takes, `started` for the rest.
     #[must_use]
     pub fn differences(&self, now: &Self, started: &Self) -> Differences {
-        let Self { home: _, node, listen, discovery, relay, tailnet, files, tools, calls, memory, storage, log, rights } =
-            self;
+        let Self {
+            home: _,
+            node,
+            listen,
+            discovery,
+            relay,
+            tailnet,
+            files,
+            tools,
+            calls,
+            memory,
+            storage,
+            log,
+            rights,
+        } = self;
         let mut live = Vec::new();
         let mut note = |key: &str, same: bool| {
             if !same {

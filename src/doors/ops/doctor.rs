@@ -112,7 +112,8 @@ pub fn examine_home(home: &Path, free_min: Option<u64>) -> Vec<Check> {
 }
 
 fn checks(view: &Arc<View>, around: &Surroundings, settings: &Settings, home: &Path) -> Vec<Check> {
-    let mut checks = vec![membership(view), gateway(view), links(view), relays(view, around), discovery(around), tailnet(around)];
+    let mut checks =
+        vec![membership(view), gateway(view), links(view), relays(view, around), discovery(around), tailnet(around)];
     checks.extend(examine_home(home, settings.loaded().free_min));
     let found = settings.findings(home);
     if found.is_empty() {

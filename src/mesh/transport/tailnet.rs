@@ -116,11 +116,15 @@ impl Keeper {
         };
         match Condition::of(&status, clock::now().wall_ms) {
             running @ Condition::Running { ip, .. } => {
-                if let Err(error) = self.open(ip).await {
-                    return self.is_out(Condition::NoSocket(error.to_string())).await;
-                }
+                let opened = match self.open(ip) {
+                    Ok(opened) => opened,
+                    Err(error) => return self.is_out(Condition::NoSocket(error.to_string())).await,
+                };
                 self.failures = 0;
                 self.shared.underlays.tailnet.note(running);
+                if opened {
+                    self.tell_table().await;
+                }
                 if self.ask_nodes(&status).await { MORE_WAIT } else { LOOK_EVERY }
             }
             condition => self.is_out(condition).await,
@@ -143,12 +147,12 @@ impl Keeper {
         pause
     }
 
-    /// Opens the underlay at this address, unless it is open there.
-    async fn open(&mut self, ip: IpAddr) -> std::io::Result<()> {
+    /// Opens the underlay at this address. Returns false if it is open there.
+    fn open(&self, ip: IpAddr) -> std::io::Result<bool> {
         let at = SocketAddr::from((ip, TAILNET_PORT));
         if let Some(open) = self.shared.underlays.tailnet.open() {
             if open.endpoint.local_addr().ok() == Some(at) {
-                return Ok(());
+                return Ok(false);
             }
             self.close();
         }
@@ -156,12 +160,11 @@ impl Keeper {
         self.shared.underlays.tailnet.put(Some(underlay.clone()));
         self.shared.tasks.spawn(accept::run(self.shared.clone(), underlay));
         tracing::info!(%at, "tailnet: open");
-        self.tell_table().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Closes the underlay. Returns true if it was open.
-    fn close(&mut self) -> bool {
+    fn close(&self) -> bool {
         let Some(old) = self.shared.underlays.tailnet.put(None) else { return false };
         old.endpoint.close(quinn::VarInt::from_u32(Code::Stopping as u32), b"");
         true
@@ -184,8 +187,7 @@ impl Keeper {
         }
         let mut due = Vec::new();
         for (node, ip) in reachable {
-            let asked =
-                self.nodes.entry(node.stable_id.clone()).or_insert(Asked { times: 0, next: now, peer: None });
+            let asked = self.nodes.entry(node.stable_id.clone()).or_insert(Asked { times: 0, next: now, peer: None });
             if asked.next <= now && !self.shared.live.is_at(ip) {
                 due.push((asked.times, node, ip));
             }

@@ -1,6 +1,6 @@
 //! The tailnet underlay, which comes and goes, and what is known of the tailnet of this machine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -21,6 +21,8 @@ pub(super) struct TailnetDoor {
 struct Now {
     open: Option<Arc<Underlay>>,
     condition: Condition,
+    /// The last address that was refused.
+    refused: Option<IpAddr>,
 }
 
 impl TailnetDoor {
@@ -59,18 +61,26 @@ impl TailnetDoor {
         match api.whois(canonical(at)).await {
             Ok(Some(identity)) => {
                 let node = &identity.node;
-                tracing::debug!(id = node.stable_id, name = node.name, login = identity.login, "a node of the tailnet comes");
+                tracing::debug!(
+                    id = node.stable_id,
+                    name = node.name,
+                    login = identity.login,
+                    "a node of the tailnet comes"
+                );
                 !node.expired
             }
-            Ok(None) => {
-                tracing::info!(%at, "refused one that comes over the tailnet and is no node of it");
-                false
-            }
-            Err(error) => {
-                tracing::info!(%at, %error, "refused one that comes over the tailnet: tailscaled does not say who it is");
-                false
-            }
+            Ok(None) => self.refuse(at, "it is no node of the tailnet"),
+            Err(error) => self.refuse(at, &format!("tailscaled does not say who it is: {error}")),
         }
+    }
+
+    /// Refuses one that comes over the tailnet, and says so once: who is refused comes again and again.
+    fn refuse(&self, at: SocketAddr, why: &str) -> bool {
+        let before = self.lock().refused.replace(at.ip());
+        if before != Some(at.ip()) {
+            tracing::info!(ip = %at.ip(), "refused one that comes over the tailnet: {why}");
+        }
+        false
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {

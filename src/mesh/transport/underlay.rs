@@ -107,8 +107,11 @@ impl Underlay {
         let interfaces = Interfaces::read()?;
         let socket = quic::bind_to_interface(at, interfaces.name_of(at.ip()))?;
         let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
-        let addresses =
-            OwnAddresses { announced: vec![Address::Tailnet(at)], local: [at.ip()].into(), interfaces: Interfaces::default() };
+        let addresses = OwnAddresses {
+            announced: vec![Address::Tailnet(at)],
+            local: [at.ip()].into(),
+            interfaces: Interfaces::default(),
+        };
         let (_, own) = watch::channel(addresses);
         let strangers = Strangers::new(Limits::TAILNET, Instant::now());
         Ok(Self { kind: UnderlayKind::Tailnet, endpoint, own, strangers })

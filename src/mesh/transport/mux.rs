@@ -22,7 +22,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::Instant;
 
 use super::address::canonical;
-use super::relay_inbox::{Heard, Inbox};
+use super::relay_inbox::{Heard, Inbox, Lane};
 
 /// Bytes before the inner packet.
 pub(super) const HEAD_BYTES: usize = 12;
@@ -34,9 +34,6 @@ const QUIC_FIRST: u8 = 0x40;
 
 /// Tells one way of one pair from all others; random, so that nobody who is not told can use it.
 pub(super) type Token = u64;
-
-/// Tells one connection of a pair from others, by whichever relay its packets come: the end that dials chooses.
-pub(super) type Lane = u8;
 
 /// One way of a pair that this peer relays for.
 pub(super) struct Hop {

@@ -7,8 +7,6 @@ use std::task::Waker;
 
 use mesh_core::ids::PeerId;
 
-use super::mux::Lane;
-
 /// Bytes of one peer that may wait to be read; beyond, its packets are dropped, as a full socket buffer would. Others
 /// have room of their own.
 const PEER_BYTES_MAX: usize = 512 * 1024;
@@ -18,6 +16,9 @@ const RELAY_BYTES_MAX: usize = 1024 * 1024;
 const ALL_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a packet counts for at least: it is kept in room of its own.
 const PACKET_BYTES_MIN: usize = 128;
+
+/// Tells one connection of a pair from others, by whichever relay its packets come: the end that dials chooses.
+pub(super) type Lane = u8;
 
 /// When something came by one relay for one peer, since that was last looked at.
 #[derive(Debug, Default)]

@@ -19,8 +19,8 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio_util::sync::CancellationToken;
 
-use super::mux::{Lane, Mux, Token};
-use super::relay_inbox::{Heard, Inbox};
+use super::mux::{Mux, Token};
+use super::relay_inbox::{Heard, Inbox, Lane};
 
 /// Prefix of every address (unique local, RFC 4193); none is ever seen outside of the process.
 const PREFIX: [u8; 6] = [0xfd, 0x51, 0x69, 0x67, 0x69, 0x6c];

@@ -77,6 +77,11 @@ fn fl_openclaw_46815_what_waits_is_denied_by_the_rule_that_took_the_tool_and_eve
         }
     }
     assert!(lamp.witness().is_empty(), "{:?}", lamp.witness());
+    // The audit names the rule that denied it, not the one by which it was accepted.
+    let audit = hub.get("audit").json();
+    let of_slow = |line: &&Value| line["call"]["id"] == json!(slow) && line["what"] == "call";
+    let line = audit["items"].as_array().and_then(|items| items.iter().find(of_slow)).expect("it is in the audit");
+    assert_eq!((&line["verdict"], &line["rule"]), (&json!("deny"), &json!("family/no-slow")), "{line}");
     let shown = done(&tablet, &["policy", "explain", "--call", &slow]);
     assert!(shown.contains("deny: Mia asked for") && shown.contains("rule    family/no-slow"), "{shown}");
     assert!(shown.contains("change  "), "{shown}");

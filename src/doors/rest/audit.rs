@@ -5,6 +5,7 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use mesh_core::io::{CallRecord, View};
 use mesh_core::policy::Content;
+use mesh_core::rule_words::rule_of;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -88,7 +89,8 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         node: Some(view.target_name(header).into_owned()),
         tool: Some(header.tool.to_string()),
         verdict: verdict_of(record).into(),
-        rule: header.rule.clone(),
+        // The rule that ended it comes before the one by which it was accepted.
+        rule: rule_of(record).map(|rule| rule.to_string()).or_else(|| header.rule.clone()),
         call: Some(AuditedCall { id: header.id.to_string(), state: Some(record.state.as_str()) }),
         edited: None,
         said: None,

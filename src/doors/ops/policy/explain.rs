@@ -209,7 +209,12 @@ impl Rights {
                 format!("an owner says whose device it is (`people` of that device), or {who} asks at another device")
             }
             Remedy::AddPerson(_) => format!("an owner or admin adds {who}: `sigil person add`"),
-            Remedy::Resume(_) => format!("an owner or admin ends the suspension of {who}: `sigil person set`"),
+            Remedy::Resume(whom) => {
+                format!(
+                    "an owner or admin ends the suspension of {}: `sigil person set --resume`",
+                    self.principal(whom)
+                )
+            }
             Remedy::Join(id) => {
                 format!("whoever manages {} makes {who} a member", self.domain(&Domain::Workspace(id.clone())))
             }

@@ -327,6 +327,14 @@ impl View {
         principal.person().is_some_and(|person| self.is_out(person)) || agent.is_some_and(|agent| agent.suspended)
     }
 
+    /// The one whose suspension keeps a principal from asking: of an agent its person, if she is suspended herself.
+    pub(super) fn suspended_of(&self, principal: &Principal) -> Principal {
+        match principal.person().filter(|person| self.is_out(person)) {
+            Some(person) => Principal::Person(person.clone()),
+            None => principal.clone(),
+        }
+    }
+
     /// True if a person is suspended; see [`Self::role`].
     fn is_out(&self, person: &PersonId) -> bool {
         let suspended = self.people.get(person).is_some_and(|record| record.suspended);

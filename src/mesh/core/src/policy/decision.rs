@@ -244,7 +244,10 @@ impl Cause {
                 format!("this device may not ask for {asker}: assign it to the person, or ask from another device")
             }
             Self::PrincipalUnknown => format!("nobody here is called {asker}"),
-            Self::PrincipalSuspended => format!("{asker} is suspended"),
+            Self::PrincipalSuspended => match principal {
+                Principal::Agent(person, _) => format!("{asker} may ask nothing, since it or {person} is suspended"),
+                Principal::Person(_) | Principal::Device(_) => format!("{asker} is suspended"),
+            },
             Self::TokenOver => format!("the token is not one of {asker}, or it is over"),
             Self::TokenScope => format!("the token does not open `{tool}` there"),
             Self::TierScope => format!("this device was let in for other tools than `{tool}` there"),

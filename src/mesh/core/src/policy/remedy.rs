@@ -68,7 +68,7 @@ impl View {
             Cause::DeviceUnknown => Remedy::AdmitDevice,
             Cause::PrincipalDevice => Remedy::AssignDevice(principal.clone()),
             Cause::PrincipalUnknown => Remedy::AddPerson(principal.clone()),
-            Cause::PrincipalSuspended => Remedy::Resume(principal.clone()),
+            Cause::PrincipalSuspended => Remedy::Resume(self.suspended_of(principal)),
             Cause::TokenOver | Cause::TokenScope => Remedy::WiderToken,
             Cause::TierScope => Remedy::WiderTerms,
             Cause::ToolAbsent => Remedy::OfferTool(tool.clone()),

@@ -215,14 +215,14 @@ pub(super) fn k1_a_call_that_is_not_allowed_does_not_wait_for_a_place() {
     honest.machine.config = config();
     let lock = ToolDecl { at_once: NonZeroU8::new(1), owner_only: true, ..tool("append", Effect::Once) };
     honest.ask(Command::SetDirectory(offers(vec![lock])));
-    let (mut owner, mut guest) = (honest.author(1), honest.author(2));
+    let (owner, guest) = (honest.author(1), honest.author(2));
     honest.admit(&owner, Tier::Owner);
     honest.admit(&guest, Tier::Shared);
     let me = honest.id();
     honest.hears(&owner, Frame::Digest { authors: Authors::ALL, rows: Vec::new(), changes: Hash::ZERO });
     let led = honest.peer().view().gateway.unwrap().counter;
     let claim = Claim::sign(&owner.key, owner.mesh, Epoch { counter: led + 1, class: 15, peer: owner.id() }, 1);
-    let mut sends = |honest: &mut Honest, author: &mut Author| {
+    let sends = |honest: &mut Honest, author: &mut Author| {
         let call = header(&author.id(), 1, me);
         let header = author.says(Kind::CALL, encode(&call));
         let sent = Dispatch { claim: claim.clone(), header, attempt: 1, left_ms: 60_000, consents: Vec::new() };

@@ -63,7 +63,9 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::DispatchToMembers => (Safety, "calls/queue.rs `dispatch`, peer/entries.rs"),
         ProtocolRule::FenceDurable => (Safety, "election.rs `raise_fence`"),
         ProtocolRule::CounterDurable => (Safety, "incarnations.rs `use_id`"),
-        ProtocolRule::KeyAtOrigin | ProtocolRule::OpenLimit => (Safety, "calls/accept.rs"),
+        ProtocolRule::KeyAtOrigin | ProtocolRule::OpenLimit | ProtocolRule::PolicyAtAccept => {
+            (Safety, "calls/accept.rs")
+        }
         ProtocolRule::EarlyDurable => (Safety, "calls/early.rs"),
         ProtocolRule::Journal | ProtocolRule::AttemptOrder | ProtocolRule::MarkChecked => {
             (Safety, "executor.rs `handle_offer`")
@@ -78,16 +80,13 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::TakingWins => (Safety, "policy/register.rs `counting`"),
         ProtocolRule::Redecide => (Safety, "peer.rs `run`"),
         ProtocolRule::WelcomePolicy => (Safety, "membership.rs `welcome`"),
-        ProtocolRule::PolicyAtAccept => (Safety, "calls/accept.rs"),
         ProtocolRule::LocalDeny | ProtocolRule::SpeaksFor => (Safety, "policy/decide.rs `admit`, `not_for`"),
         ProtocolRule::TierCap | ProtocolRule::EveryRole | ProtocolRule::AgentCeiling => {
             (Safety, "policy/decide.rs `levels`")
         }
         ProtocolRule::RuleBeatsRole => (Safety, "policy/decide.rs `judge`"),
         ProtocolRule::MeshEverywhere => (Safety, "policy/decide.rs `Judging::new`"),
-        ProtocolRule::AuthorStanding => (Safety, "trust.rs `rights_stand_until`"),
         ProtocolRule::ConsentBound => (Safety, "policy/decide.rs `of_call`"),
-        ProtocolRule::HourDiesAtBoot => (Safety, "rights/answers.rs `hear`"),
         ProtocolRule::KeyScope => (Safety, "calls/keys.rs `key_id`"),
         ProtocolRule::DenialConfirmed => (Safety, "calls/confirming.rs"),
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
@@ -97,7 +96,9 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::MarkWaits | ProtocolRule::AskWaits | ProtocolRule::ConsentApprover => {
             (Safety, "rights.rs `rule`")
         }
-        ProtocolRule::ConsentNo | ProtocolRule::HourEnds => (Safety, "rights/answers.rs `hear`"),
+        ProtocolRule::ConsentNo | ProtocolRule::HourEnds | ProtocolRule::HourDiesAtBoot => {
+            (Safety, "rights/answers.rs `hear`")
+        }
         ProtocolRule::AskAtTarget => (Safety, "executor.rs `handle_offer`, `asks`, `handle_started`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
@@ -114,8 +115,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::EndingBudget => (Safety, "executor.rs `refuses`"),
         ProtocolRule::ClosedBudget => (Safety, "calls/closed.rs `handle_timeout`"),
         ProtocolRule::FreedBySteps => (Safety, "spending.rs `release`"),
-        ProtocolRule::DiskFloor => (Safety, "spending.rs `takes`"),
-        ProtocolRule::LogBudget => (Safety, "spending.rs `takes`"),
+        ProtocolRule::DiskFloor | ProtocolRule::LogBudget => (Safety, "spending.rs `takes`"),
         ProtocolRule::FormerOwnerBudget => (Safety, "spending.rs `budget_of`"),
         ProtocolRule::RevocationWins => (Safety, "trust/derivation.rs `deciding`"),
         ProtocolRule::CutoffVoids
@@ -124,7 +124,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
         ProtocolRule::LetInForNobody => (Safety, "peer/commands.rs `welcome`"),
         ProtocolRule::RunsEndWithStanding => (Safety, "executor.rs `stop_what_is_out`"),
-        ProtocolRule::UnsaidIsVoid => (Safety, "trust.rs `rights_stand_until`"),
+        ProtocolRule::UnsaidIsVoid | ProtocolRule::AuthorStanding => (Safety, "trust.rs `rights_stand_until`"),
         ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
         ProtocolRule::ChangesHaveRoom | ProtocolRule::RoomIsShared => (Safety, "trust/shares.rs `beyond`"),
         ProtocolRule::StrangersUnkept => (Safety, "trust.rs `take`, trust/shares.rs `add`, peer/entries.rs"),

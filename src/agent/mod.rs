@@ -170,7 +170,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let surroundings = booted.handle.watch_surroundings();
     let mut view = booted.handle.watch_view();
     let mut chosen = chosen_name(&view.borrow_and_update());
-    let mesh = booted.run(adapters, stop.clone());
+    let mesh = Box::pin(booted.run(adapters, stop.clone()));
     tasks.spawn(async move { drop(ended_tx.send(mesh.await)) });
     reloader.declare().await;
 

@@ -299,12 +299,11 @@ fn fill(
     workspace.store.commit(writes, false)?;
     let mut new = 0;
     for (at, hole) in holes {
-        match hole {
-            Some(hole) => workspace.holes.set(chain, at, hole),
-            None => {
-                workspace.holes.fill(&chain, &at);
-                new += 1;
-            }
+        if let Some(hole) = hole {
+            workspace.holes.set(chain, at, hole);
+        } else {
+            workspace.holes.fill(&chain, &at);
+            new += 1;
         }
     }
     *workspace.filled.entry(chain.author).or_default() += bytes;

@@ -90,7 +90,7 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         tool: Some(header.tool.to_string()),
         verdict: verdict_of(record).into(),
         // The rule that ended it comes before the one by which it was accepted.
-        rule: rule_of(record).map(|rule| rule.to_string()).or_else(|| header.rule.clone()),
+        rule: rule_of(record).map_or_else(|| header.rule.clone(), |rule| rule.to_string()),
         call: Some(AuditedCall { id: header.id.to_string(), state: Some(record.state.as_str()) }),
         edited: None,
         said: None,

@@ -1,4 +1,4 @@
-//! Answers of tailscaled's LocalAPI, read and judged. Pure: bytes and the time come in.
+//! Answers of tailscaled's `LocalAPI`, read and judged. Pure: bytes and the time come in.
 //!
 //! tailscaled is trusted as far as this machine is, but what it tells of other nodes was written by others: lists and
 //! texts are cut to their limits, and a node of which no tailnet address is told is none.
@@ -377,7 +377,7 @@ fn ips(all: Option<Vec<String>>) -> Vec<IpAddr> {
     all.unwrap_or_default().iter().filter_map(ip).take(LIST_MAX).collect()
 }
 
-/// True for addresses that tailnets give to nodes: 100.64.0.0/10 and fd7a:115c:a1e0::/48.
+/// True for addresses that tailnets give to nodes: 100.64.0.0/10 and `fd7a:115c:a1e0::/48`.
 #[must_use]
 pub fn is_tailnet(ip: IpAddr) -> bool {
     match ip.to_canonical() {
@@ -411,7 +411,7 @@ mod tests {
         let status = running();
         assert_eq!((status.state.as_str(), status.has_interface), ("Running", true));
         assert_eq!(status.own.name, "h1");
-        assert_eq!(status.own.ip().map(|ip| is_tailnet(ip)), Some(true));
+        assert_eq!(status.own.ip().map(is_tailnet), Some(true));
         let reachable: Vec<&str> = status.reachable().iter().map(|(node, _)| node.name.as_str()).collect();
         assert_eq!(reachable, ["h2"]);
         assert!(matches!(Condition::of(&status, 0), Condition::Running { others: 1, .. }));

@@ -1,4 +1,4 @@
-//! A client of tailscaled's LocalAPI: HTTP over its unix socket. Each question is a connection of its own, has a time
+//! A client of tailscaled's `LocalAPI`: HTTP over its unix socket. Each question is a connection of its own, has a time
 //! limit and a limit of bytes, and changes nothing there.
 
 use std::io;
@@ -103,9 +103,9 @@ impl LocalApi {
     }
 
     async fn ask(&self, path: &str, bytes_max: usize) -> Result<Bytes, ApiError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ApiError::Absent,
-            _ => ApiError::Socket(error),
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| {
+            let absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+            if absent { ApiError::Absent } else { ApiError::Socket(error) }
         })?;
         let uid = stream.peer_cred().map_err(ApiError::Socket)?.uid();
         if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
@@ -140,6 +140,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of its test")]
     /// A tailscaled that answers every question with these bytes, and holds the connection if they are empty.
     fn serve(answer: Vec<u8>) -> (LocalApi, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
@@ -150,7 +151,7 @@ mod tests {
                 let mut asked = [0; 1024];
                 let _ = stream.read(&mut asked).await;
                 if answer.is_empty() {
-                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    tokio::time::sleep(Duration::from_mins(1)).await;
                 }
                 let _ = stream.write_all(&answer).await;
             }

@@ -50,10 +50,8 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     let Some(key) = peer_key(&connection) else { return Code::Protocol.close(&connection) };
     let peer = key.peer_id();
     // By a relay come members alone, each at the address that its relay opened for it.
-    if underlay.kind == UnderlayKind::Relay {
-        if !shared.is_member(peer) || !relay::prove(shared, &connection, peer) {
-            return Code::Protocol.close(&connection);
-        }
+    if underlay.kind == UnderlayKind::Relay && (!shared.is_member(peer) || !relay::prove(shared, &connection, peer)) {
+        return Code::Protocol.close(&connection);
     }
     // The socket takes packets of the tailnet alone, and the handshake shows that answers arrive: who is at the address
     // is the one that we hear.

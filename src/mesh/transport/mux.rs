@@ -273,6 +273,7 @@ impl Mux {
 
     /// True if there is nothing left to be passed on.
     #[cfg(test)]
+    #[expect(clippy::disallowed_methods, reason = "a packet that is late ends with the runtime of its test")]
     fn harm(&self, to: &quinn::Connection, run: &mut [u8], stride: usize) -> bool {
         let size = (run.len() > stride).then_some(stride);
         match *self.malice.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -114,21 +114,18 @@ impl Keeper {
                 return self.is_out(Condition::Silent(error.to_string())).await;
             }
         };
-        match Condition::of(&status, clock::now().wall_ms) {
-            running @ Condition::Running { ip, .. } => {
-                let opened = match self.open(ip) {
-                    Ok(opened) => opened,
-                    Err(error) => return self.is_out(Condition::NoSocket(error.to_string())).await,
-                };
-                self.failures = 0;
-                self.shared.underlays.tailnet.note(running);
-                if opened {
-                    self.tell_table().await;
-                }
-                if self.ask_nodes(&status).await { MORE_WAIT } else { LOOK_EVERY }
-            }
-            condition => self.is_out(condition).await,
+        let condition = Condition::of(&status, clock::now().wall_ms);
+        let Condition::Running { ip, .. } = condition else { return self.is_out(condition).await };
+        let opened = match self.open(ip) {
+            Ok(opened) => opened,
+            Err(error) => return self.is_out(Condition::NoSocket(error.to_string())).await,
+        };
+        self.failures = 0;
+        self.shared.underlays.tailnet.note(condition);
+        if opened {
+            self.tell_table().await;
         }
+        if self.ask_nodes(&status).await { MORE_WAIT } else { LOOK_EVERY }
     }
 
     /// The tailnet does not work: closes the underlay.

@@ -16,6 +16,9 @@ const SAME: [&[&str]; 4] =
 ///
 /// # Errors
 /// The pipe.
+///
+/// # Panics
+/// The kind is `panic`.
 pub fn serve(kind: &str, dimension: usize, from: &mut impl Read, to: &mut impl Write) -> Result<(), WireError> {
     let (kind, trap) = kind.split_once('/').map_or((kind, None), |(kind, word)| (kind, Some(word)));
     wire::send(to, &Reply { id: 0, outcome: Outcome::Ready { version: wire::VERSION, dimension } })?;

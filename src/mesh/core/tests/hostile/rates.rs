@@ -215,7 +215,7 @@ pub(super) fn k1_a_call_that_is_not_allowed_does_not_wait_for_a_place() {
     honest.machine.config = config();
     let lock = ToolDecl { at_once: NonZeroU8::new(1), owner_only: true, ..tool("append", Effect::Once) };
     honest.ask(Command::SetDirectory(offers(vec![lock])));
-    let (owner, guest) = (honest.author(1), honest.author(2));
+    let (owner, mut guest) = (honest.author(1), honest.author(2));
     honest.admit(&owner, Tier::Owner);
     honest.admit(&guest, Tier::Shared);
     let me = honest.id();

@@ -123,7 +123,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         | ProtocolRule::UnseenIsVoid
         | ProtocolRule::NothingOlder => (Safety, "trust/argumentation.rs `voids`"),
         ProtocolRule::LetInForNobody => (Safety, "peer/commands.rs `welcome`"),
-        ProtocolRule::RunsEndWithStanding => (Safety, "executor.rs `stop_what_is_out`"),
+        ProtocolRule::RunsEndWithStanding => (Safety, "executor.rs `stop_excluded`"),
         ProtocolRule::UnsaidIsVoid | ProtocolRule::AuthorStanding => (Safety, "trust.rs `rights_stand_until`"),
         ProtocolRule::FenceOfFormerOwner => (Safety, "trust.rs `may_prove`"),
         ProtocolRule::ChangesHaveRoom | ProtocolRule::RoomIsShared => (Safety, "trust/shares.rs `beyond`"),

@@ -89,7 +89,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let Options { home, name, quic_port, http_port, log_file, warn, ready } = options;
     let home = Home::create(home)?;
     let signals = Signals::early().map_err(at("taking the signals of", home.path()))?;
-    let overrides = Overrides { name, quic_port, http_port, ..Overrides::default() };
+    let overrides = Overrides { name, quic_port, http_port };
     let read = settings::Read::from(home.path(), &overrides)?;
     let config = read.config.clone();
     let logs = logs::start(&config, log_file.as_deref())?;

@@ -280,13 +280,8 @@ fn from_env(
 fn from_flags(flags: &Overrides) -> impl Iterator<Item = (&'static str, String, String)> + use<> {
     [
         ("node.name", "--name", flags.name.clone()),
-        ("node.class", "--class", flags.class.clone()),
-        ("node.gateway", "--gateway", flags.gateway.clone()),
         ("listen.quic_port", "--quic-port", flags.quic_port.map(|port| port.to_string())),
         ("listen.http_port", "--http-port", flags.http_port.map(|port| port.to_string())),
-        ("discovery.lan", "--lan", flags.lan.map(|lan| lan.to_string())),
-        ("log.level", "--log-level", flags.log_level.clone()),
-        ("log.format", "--log-format", flags.log_format.clone()),
     ]
     .into_iter()
     .filter_map(|(key, flag, value)| Some((key, value?, flag.to_owned())))

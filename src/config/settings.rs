@@ -292,20 +292,10 @@ pub enum LogFormat {
 pub struct Overrides {
     /// `node.name`
     pub name: Option<String>,
-    /// `node.class`
-    pub class: Option<String>,
-    /// `node.gateway`
-    pub gateway: Option<String>,
     /// `listen.quic_port`
     pub quic_port: Option<u16>,
     /// `listen.http_port`
     pub http_port: Option<u16>,
-    /// `discovery.lan`
-    pub lan: Option<bool>,
-    /// `log.level`
-    pub log_level: Option<String>,
-    /// `log.format`
-    pub log_format: Option<String>,
 }
 
 /// Something in the settings that does no harm but is hardly meant. Fit for a person.

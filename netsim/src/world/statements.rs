@@ -413,10 +413,10 @@ fn outdone(view: &View, key: &Key, content: &Content) -> Option<String> {
             })
         }
         (Key::Person(person), Content::Value(value)) => {
-            let is_out = matches!(&**value, Value::Person(person) if person.suspended);
+            let suspended = matches!(&**value, Value::Person(person) if person.suspended);
             let asks = |node: &NodeView| request(Principal::Person(person.clone()), view.me, node.peer, "look");
             let mut decided = view.nodes.iter().map(|node| decide(rights, &asks(node)));
-            let given = decided.find(|(verdict, _)| is_out && *verdict != Verdict::Deny);
+            let given = decided.find(|(verdict, _)| suspended && *verdict != Verdict::Deny);
             given.map(|(verdict, by)| format!("{by} says {verdict:?} to {person}"))
         }
         (Key::Member(_, Seat::Device(device)), Content::Deleted) => {

@@ -296,7 +296,7 @@ impl Memory<'_> {
                 Some(false) => return Err(Failure::new(Exit::Failed, "nothing was forgotten")),
                 None => {
                     let asked = Failure::new(Exit::Usage, format!("this forgets {}, for ever", goes(&preview)));
-                    return Err(asked.hint("say --yes, or look first with --preview"));
+                    return Err(asked.hint("pass --yes, or look first with --preview"));
                 }
             }
         }

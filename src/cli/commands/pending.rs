@@ -150,7 +150,7 @@ fn pending_devices(body: &Value) -> String {
     };
     let rows: Vec<_> = items.iter().map(row).collect();
     format!(
-        "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you say `--tier owner`) or `sigil reject NAME`.",
+        "{}\n\nCompare the check words with what `sigil status` shows there, then `sigil approve NAME` (as a shared device, unless you pass `--tier owner`) or `sigil reject NAME`.",
         table(&["NAME", "CHECK WORDS", "TIER", "BEFORE", "LET IN BY", "FROM", "SINCE", "WHY"], &rows)
     )
 }

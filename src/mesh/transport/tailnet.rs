@@ -105,20 +105,20 @@ impl Keeper {
         let asked = self.api.status().await;
         let status = match asked {
             Ok(status) => status,
-            Err(ApiError::Absent) => return self.is_out(Condition::Absent).await,
+            Err(ApiError::Absent) => return self.suspend(Condition::Absent).await,
             Err(error) => {
                 if self.failures + 1 < SILENT_MAX && self.shared.underlays.tailnet.open().is_some() {
                     self.failures += 1;
                     return RETRIES[0];
                 }
-                return self.is_out(Condition::Silent(error.to_string())).await;
+                return self.suspend(Condition::Silent(error.to_string())).await;
             }
         };
         let condition = Condition::of(&status, clock::now().wall_ms);
-        let Condition::Running { ip, .. } = condition else { return self.is_out(condition).await };
+        let Condition::Running { ip, .. } = condition else { return self.suspend(condition).await };
         let opened = match self.open(ip) {
             Ok(opened) => opened,
-            Err(error) => return self.is_out(Condition::NoSocket(error.to_string())).await,
+            Err(error) => return self.suspend(Condition::NoSocket(error.to_string())).await,
         };
         self.failures = 0;
         self.shared.underlays.tailnet.note(condition);
@@ -128,8 +128,8 @@ impl Keeper {
         if self.ask_nodes(&status).await { MORE_WAIT } else { LOOK_EVERY }
     }
 
-    /// The tailnet does not work: closes the underlay.
-    async fn is_out(&mut self, condition: Condition) -> Duration {
+    /// The tailnet does not work: closes the underlay, and says when to look again.
+    async fn suspend(&mut self, condition: Condition) -> Duration {
         let pause = RETRIES.get(self.failures).or(RETRIES.last()).copied().unwrap_or(LOOK_EVERY);
         self.failures += 1;
         self.nodes.clear();

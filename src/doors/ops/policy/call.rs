@@ -209,7 +209,7 @@ impl Rights {
             (Ending::Expired, Some(cause)) => {
                 format!("Nobody said yes in time, and nothing ran. {}{says}", because(cause, Verdict::Ask))
             }
-            (Ending::Expired, None) => format!("Its time was over before it could run, and nothing ran.{says}"),
+            (Ending::Expired, None) => format!("Its time to live ended before it could run, and nothing ran.{says}"),
             (Ending::Done, _) => format!("It ran, and is done.{says}"),
             (Ending::Failed, _) => format!("It ran, and failed.{}{says}", reason(record)),
             (Ending::Interrupted, _) => {

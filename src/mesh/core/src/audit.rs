@@ -78,7 +78,7 @@ impl Audit {
     }
 
     /// Events so far are to be signed now: the process ends.
-    pub(crate) fn hurry(&mut self, now: u64) {
+    pub(crate) fn sign_now(&mut self, now: u64) {
         self.due_ms = self.due_ms.map(|_| now);
     }
 

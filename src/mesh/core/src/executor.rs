@@ -582,13 +582,13 @@ impl Executor {
 
     /// Stops what runs for whoever may ask nothing any more: a device that was removed, or does not speak for that person now,
     /// somebody who is suspended, a token that was revoked.
-    pub(crate) fn stop_what_is_out(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    pub(crate) fn stop_excluded(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if facts.is_excluded_here() || !fx.enforces(ProtocolRule::RunsEndWithStanding) {
             return; // who is out itself knows nothing of others
         }
         let running = self.running.iter_mut().filter(|(_, running)| running.invoked && running.killed.is_none());
         for ((id, attempt), running) in running {
-            running.killed = facts.rights.is_out(&running.header, running.origin);
+            running.killed = facts.rights.exclusion(&running.header, running.origin);
             if running.killed.is_some() {
                 fx.out.push(Output::Kill(*id, *attempt));
             }

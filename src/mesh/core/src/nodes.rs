@@ -60,9 +60,9 @@ impl Nodes {
     /// Membership has changed: of whoever does not belong only the place of its directory is kept, and the directory of
     /// whoever belongs again is read from the log. `me`: our own stays, we say it again if we belong again.
     pub(crate) fn settle(&mut self, me: &PeerId, trust: &Trust, fx: &mut Effects<'_>) {
-        let is_out = |author: &PeerId| author != me && trust.member(author).is_none();
+        let is_excluded = |author: &PeerId| author != me && trust.member(author).is_none();
         let out: Vec<SignedEntry> =
-            self.directories.extract_if(.., |author, _| is_out(author)).map(|(_, (entry, _))| entry).collect();
+            self.directories.extract_if(.., |author, _| is_excluded(author)).map(|(_, (entry, _))| entry).collect();
         for entry in out {
             self.changes += 1;
             fx.delete(rows::directory(&entry.author));

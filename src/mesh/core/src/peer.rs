@@ -336,7 +336,7 @@ impl Peer {
             self.finish(finished, fx);
         }
         looked.asking_here.iter().for_each(|id| self.executor.park(id, &facts!(self), fx));
-        self.executor.stop_what_is_out(&facts!(self), fx);
+        self.executor.stop_excluded(&facts!(self), fx);
         if looked.frees {
             self.book.pump_all(&facts!(self), fx);
         }

@@ -362,7 +362,7 @@ impl Rights {
     }
 
     /// Why whoever asked may ask nothing any more, so that what runs for it is stopped; `None`: it may.
-    pub(crate) fn is_out(&self, header: &Header, origin: PeerId) -> Option<String> {
+    pub(crate) fn exclusion(&self, header: &Header, origin: PeerId) -> Option<String> {
         let request = self.question(header, origin, None);
         let decision = self.view.decide(&request);
         decision.rule.is_of_asker().then(|| rule_words::denied(&request, &decision))

@@ -85,7 +85,7 @@ impl Peer {
                 answered
             }
             Command::Stop => {
-                self.upkeep.audit.hurry(fx.now.mono_ms);
+                self.upkeep.audit.sign_now(fx.now.mono_ms);
                 let asked = self.election.stop(fx);
                 let wait = if asked { STOP_WAIT_MS } else { 0 };
                 self.timers.stopping = Some((id, fx.now.mono_ms + wait));

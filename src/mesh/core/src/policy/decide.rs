@@ -231,7 +231,7 @@ impl View {
     #[must_use]
     pub fn role(&self, person: &PersonId) -> Option<Role> {
         match (self.people.get(person), person.is_owner()) {
-            (Some(_), _) if self.is_out(person) => None,
+            (Some(_), _) if self.is_person_suspended(person) => None,
             (_, true) => Some(Role::Owner),
             (Some(person), false) => Some(person.role),
             (None, false) => None,
@@ -324,19 +324,20 @@ impl View {
             Principal::Agent(person, agent) => self.agents.get(person).and_then(|agents| agents.get(agent)),
             Principal::Person(_) | Principal::Device(_) => None,
         };
-        principal.person().is_some_and(|person| self.is_out(person)) || agent.is_some_and(|agent| agent.suspended)
+        principal.person().is_some_and(|person| self.is_person_suspended(person))
+            || agent.is_some_and(|agent| agent.suspended)
     }
 
     /// The one whose suspension keeps a principal from asking: of an agent its person, if she is suspended herself.
     pub(super) fn suspended_of(&self, principal: &Principal) -> Principal {
-        match principal.person().filter(|person| self.is_out(person)) {
+        match principal.person().filter(|person| self.is_person_suspended(person)) {
             Some(person) => Principal::Person(person.clone()),
             None => principal.clone(),
         }
     }
 
     /// True if a person is suspended; see [`Self::role`].
-    fn is_out(&self, person: &PersonId) -> bool {
+    fn is_person_suspended(&self, person: &PersonId) -> bool {
         let suspended = self.people.get(person).is_some_and(|record| record.suspended);
         suspended && (!person.is_owner() || self.another_owner_sits())
     }

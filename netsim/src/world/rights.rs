@@ -392,7 +392,9 @@ impl Rights {
                 };
                 // Who was an owner when the call came may still list it, and is told no more.
                 let told = sim.owner || [approval.origin, approval.header.target].contains(&sim.id);
-                if !goes_on || !told || approval.left_ms == 0 || !peers.trusts(sim.index, by) {
+                // One that was removed and does not know it yet hears of no answer.
+                let talk = peers.trusts(sim.index, by) && peers.trusts(by, sim.index);
+                if !goes_on || !told || approval.left_ms == 0 || !talk {
                     continue;
                 }
                 let since = *self.waits.entry((sim.index, approval.id)).or_insert(now);
@@ -442,7 +444,9 @@ fn is_denied_unduly(record: &CallRecord, only_gives: bool) -> bool {
     let cause = rule_words::rule_of(record).filter(|_| record.state == CallState::Ended(Ending::Denied));
     let by_right = cause.is_some_and(|cause| only_gives || is_absence(&cause));
     let in_workspaces = record.header.rule != Cause::Open.to_string();
-    by_right && in_workspaces && record.header.tool.as_str() != crate::node::OWNERS_TOOL
+    // Where a rule comes to ask while `started` is on its way to the disk, the attempt is used up and cannot wait for a yes.
+    let asks_too_late = record.reason.contains("` says ask (");
+    by_right && in_workspaces && !asks_too_late && record.header.tool.as_str() != crate::node::OWNERS_TOOL
 }
 
 fn fail_denied(now: u64, peer: usize, record: &CallRecord, checks: &mut Checks) {

@@ -55,6 +55,8 @@ fn status_text(body: &Value, ui: Ui) -> String {
     if let Some(relaying) = relaying_text(body) {
         said.insert(5, ("relays", relaying));
     }
+    let warnings = body.get("warnings").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    said.extend(warnings.map(|warning| ("warning", ui.paint(Tone::Waiting, &clean(warning)))));
     fields(&said)
 }
 
@@ -737,6 +739,14 @@ mod tests {
     fn without_a_gateway_it_says_so() {
         let said = status_text(&json!({"gateway": null, "links": []}), Ui::plain(false));
         assert!(said.contains("no gateway elected") && said.contains("sigil invite"), "{said}");
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_in_the_status() {
+        let body =
+            json!({"gateway": null, "links": [], "warnings": ["the disk is full; make room", "nobody is an owner"]});
+        let said = status_text(&body, Ui::plain(false));
+        assert!(said.contains("warning  the disk is full; make room\nwarning  nobody is an owner"), "{said}");
     }
 
     #[test]

@@ -79,6 +79,7 @@ codes! {
     UnknownNode      "unknown_node"         404  NotFound           3 "No such node";
     UnknownTool      "unknown_tool"         404  NotFound           3 "No such tool";
     UnknownCall      "unknown_call"         404  NotFound           3 "No such call";
+    UnknownHour      "unknown_hour"         404  NotFound           3 "No such yes for an hour";
     UnknownPending   "unknown_pending"      404  NotFound           3 "No such device awaits approval";
     UnknownToken     "unknown_token"        404  NotFound           3 "No such token";
     UnknownNearby    "unknown_nearby"       404  NotFound           3 "No such device nearby";
@@ -252,6 +253,9 @@ impl From<Refusal> for OpError {
                 Self::new(ErrorCode::AlreadyDecided, detail).hint("`sigil calls ID` shows what became of it")
             }
             Refusal::AskOver(_) => Self::new(ErrorCode::AskOver, detail).hint("the call has to be made again"),
+            Refusal::UnknownHour(_) => {
+                Self::new(ErrorCode::UnknownHour, detail).hint("`sigil approvals hours` lists those that count yet")
+            }
             Refusal::NotAllowed(_) => {
                 Self::new(ErrorCode::Denied, detail).hint("`sigil person list` shows who is owner or admin of the mesh")
             }

@@ -406,6 +406,7 @@ impl Driver {
                 // The door may have gone.
                 let _ = reply.send(peer.approvals());
             }
+            Request::Hours(reply) => drop(reply.send(peer.hours())),
             Request::Standing(header, origin, reply) => drop(reply.send(peer.standing(&header, origin))),
             Request::Want(hash, len, from) => self.fetch(hash, len, vec![from]),
             Request::Invite(terms, door) => {

@@ -1,15 +1,13 @@
 //! The face of the mesh for everyone above it: doors, node role, command line.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
-use mesh_core::io::{Approval, CallRecord, Command, DiskSpace, Refusal, Reply, View};
+use mesh_core::ids::{NodeId, PeerId, ReqId};
+use mesh_core::io::{Approval, CallRecord, Command, Reply, View};
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::{Payload, ToolDecl};
-use mesh_core::standing::Standing;
+use mesh_core::record::ToolDecl;
+use mesh_core::standing::{HeldAnswer, Standing};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
@@ -18,22 +16,9 @@ use crate::mesh::call_queries::{CallCursor, CallFilter, CallPage};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventLog;
 use crate::mesh::joining::{Grant, Invite, InviteInfo, InviteTerms, JoinTarget, Joined};
+use crate::mesh::payloads::Payloads;
 use crate::mesh::request::Request;
 use crate::mesh::snapshot::Surroundings;
-
-/// The bytes of a result.
-#[derive(Debug, Clone)]
-pub enum ResultBody {
-    /// Small.
-    Inline(Bytes),
-    /// In a file of the blob store.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Bytes.
-        len: u64,
-    },
-}
 
 /// The mesh, for everyone above it. Cheap to clone; every method may be called from any task.
 #[derive(Debug, Clone)]
@@ -82,6 +67,12 @@ impl MeshHandle {
         &self.blobs
     }
 
+    /// Arguments and outputs of calls.
+    #[must_use]
+    pub const fn payloads(&self) -> Payloads<'_> {
+        Payloads { blobs: &self.blobs, view: &self.view, requests: &self.requests }
+    }
+
     /// Returns true once the mesh answers nothing any more: the agent is stopping.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -127,6 +118,11 @@ impl MeshHandle {
     /// Calls that wait for a person, as this peer knows them. They are answered with [`Command::Answer`].
     pub async fn approvals(&self) -> Result<Vec<Approval>, MeshError> {
         self.ask(Request::Approvals).await
+    }
+
+    /// The yeses for an hour that are held here and count. They are taken back with [`Command::TakeBack`].
+    pub async fn hours(&self) -> Result<Vec<HeldAnswer>, MeshError> {
+        self.ask(Request::Hours).await
     }
 
     /// A call that [`Self::call`] has given, as rights see it here and now.
@@ -187,58 +183,5 @@ impl MeshHandle {
     /// Offers these tools from now on, in place of those before, and shows what this device forbids itself.
     pub async fn offer(&self, tools: Vec<ToolDecl>, deny: Vec<ToolPattern>) -> Result<(), MeshError> {
         self.ask(|tx| Request::Offer(tools, deny, tx)).await
-    }
-
-    /// The output of a call: inline, or the file it was fetched into. Waits for a fetch under way, at most `wait`.
-    ///
-    /// # Errors
-    /// [`MeshError::ResultAway`] tells how far the fetch has come.
-    pub async fn result(&self, call: &CallRecord, wait: Duration) -> Result<ResultBody, MeshError> {
-        match &call.output {
-            Payload::Inline(bytes) => Ok(ResultBody::Inline(bytes.clone())),
-            Payload::Blob { hash, len } => {
-                let (path, len) = (self.blobs.path(*hash), *len);
-                if !self.blobs.has(*hash) {
-                    if call.header.target == self.view().me {
-                        return Err(MeshError::ResultGone);
-                    }
-                    let want = Request::Want(*hash, len, call.header.target);
-                    self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
-                }
-                if self.blobs.wait_for(*hash, wait).await {
-                    Ok(ResultBody::File { path, len })
-                } else if self.blobs.is_gone(*hash) {
-                    Err(MeshError::ResultGone)
-                } else {
-                    let received = self.blobs.arriving(*hash);
-                    let node = self.view().target_name(&call.header).into_owned();
-                    Err(MeshError::ResultAway { node, received, len })
-                }
-            }
-        }
-    }
-
-    /// Returns true if the output of a call is known to be kept by nobody any more.
-    #[must_use]
-    pub fn is_result_gone(&self, call: &CallRecord) -> bool {
-        let Payload::Blob { hash, .. } = &call.output else { return false };
-        let is_ours = call.header.target == self.view().me;
-        (is_ours || self.blobs.is_gone(*hash)) && !self.blobs.has(*hash)
-    }
-
-    /// Keeps arguments for a call: inline when small, else in the blob store.
-    pub async fn keep(&self, bytes: Bytes) -> Result<Payload, MeshError> {
-        if bytes.len() <= mesh_core::limits::INLINE_BYTES_MAX {
-            return Ok(Payload::Inline(bytes));
-        }
-        let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
-        if let Some(DiskSpace { free, floor }) = self.blobs.disk()
-            && free < floor.saturating_add(len)
-            && !self.blobs.has(hash)
-        {
-            return Err(Refusal::DiskFull { free, floor }.into());
-        }
-        self.blobs.put(hash, bytes).await.map_err(MeshError::Blob)?;
-        Ok(Payload::Blob { hash, len })
     }
 }

@@ -28,6 +28,7 @@ mod log_reader;
 mod machine;
 mod node_sessions;
 pub(crate) mod pace;
+mod payloads;
 mod publisher;
 mod reach;
 mod refusals;
@@ -47,11 +48,12 @@ pub use boot::{Booted, Parts, boot, judge};
 pub use call_queries::{Asker, CallCursor, CallFilter, CallPage, CallStateFilter, ForNode, verdict_of};
 pub use error::{FatalError, JoinError, MeshError};
 pub use events::{EVENTS_KEPT, Event, EventKind, EventLog};
-pub use handle::{MeshHandle, ResultBody};
+pub use handle::MeshHandle;
 #[cfg(test)]
 pub(crate) use joining::InviteTerms;
 pub use joining::{Grant, Invite, InviteInfo, InviteState, JoinTarget, Joined, invite_id};
 pub(crate) use machine::entropy;
+pub use payloads::ResultBody;
 pub use refusals::note_refused;
 #[cfg(test)]
 pub(crate) use request::Request;

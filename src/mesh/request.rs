@@ -7,7 +7,7 @@ use mesh_core::ids::{Hash, NodeId, PeerId, ReqId};
 use mesh_core::io::{Approval, Command, Reply};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Header, ToolDecl};
-use mesh_core::standing::Standing;
+use mesh_core::standing::{HeldAnswer, Standing};
 use tokio::sync::oneshot;
 
 use crate::mesh::audit_log::{AuditCursor, AuditFilter, AuditPage};
@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Refused(Box<AuditRow>),
     /// Calls that wait for a person.
     Approvals(oneshot::Sender<Vec<Approval>>),
+    /// Yeses for an hour.
+    Hours(oneshot::Sender<Vec<HeldAnswer>>),
     /// A call of this header and origin, as rights see it.
     Standing(Arc<Header>, PeerId, oneshot::Sender<Standing>),
     Invite(InviteTerms, oneshot::Sender<Result<Invite, MeshError>>),

@@ -173,6 +173,38 @@ fn of_a_yes_and_a_no_in_two_halves_the_no_counts_unless_it_has_started() {
 }
 
 #[test]
+fn an_hour_is_shown_and_taken_back() {
+    let (hub, tablet, devices) = family(&[("anna", "phone")], "10m");
+    let none = devices[0].cli(&["approvals", "hours"]);
+    assert!(none.stdout.contains("No yes for an hour counts now"), "{}", none.stdout);
+    let first = tablet.call("hub", "again", 60);
+    wait_until("it asks at the phone", PATIENCE, || waits(&devices[0], &first));
+    assert_eq!(answers(&devices[0], &first, "hour"), 0);
+    assert_eq!(tablet.wait_ended(&first, PATIENCE)["state"], "done");
+    assert_eq!(tablet.cli(&["call", "hub", "again"]).code, 0, "one like it runs unasked");
+    assert_eq!(hub.witness().len(), 2);
+    let hours = items(&devices[0].get("hours").expect(200)).to_vec();
+    let [hour] = hours.as_slice() else { panic!("{hours:?}") };
+    let told = ["by", "at", "principal", "node", "tool"].map(|name| text(hour, name).to_owned());
+    assert_eq!(told, ["person:anna", "phone", "person:mia", "hub", "again"]);
+    assert_eq!((&hour["revocable"], &hour["asks"]), (&json!(true), &json!(["family/careful"])));
+    // Mia sees it, and does not take it back; no token does.
+    let path = format!("hours/{}", text(hour, "id"));
+    assert_eq!(tablet.get("hours").expect(200)["items"][0]["revocable"], false);
+    assert_eq!(tablet.delete(&path).problem(403)["code"], "not_approver");
+    let start = &text(hour, "id")[..8];
+    let taken = devices[0].cli(&["approvals", "withdraw", start]);
+    assert!(taken.code == 0 && taken.stdout.contains("ask again"), "{} {}", taken.stdout, taken.stderr);
+    wait_until("all know", PATIENCE, || items(&hub.get("hours").expect(200)).is_empty());
+    let second = tablet.call("hub", "again", 60);
+    wait_until("it asks again", PATIENCE, || tablet.get_call(&second)["state"] == "asking");
+    assert_eq!(hub.witness().len(), 2);
+    assert_eq!(devices[0].cli(&["approvals", "withdraw", "aaaaaaa"]).code, 2, "no id");
+    let audited = || items(&hub.get("audit").expect(200)).iter().any(|line| line["what"] == "taken_back");
+    wait_until("the audit tells", PATIENCE, audited);
+}
+
+#[test]
 fn a_call_that_asks_survives_the_death_of_gateway_target_and_asker() {
     let (hub, tablet, devices) = family(&[("anna", "phone")], "10m");
     let mut lamp = guest(&hub, "lamp");

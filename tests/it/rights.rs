@@ -96,7 +96,7 @@ fn an_edit_names_the_state_that_it_is_of() {
     hub.get("people/nobody-here").problem(404);
     // A rule that gives says to whom; one that nobody needs twice is refused with the name of the first.
     let said = hub.cli(&["rule", "allow", "family/all"]);
-    assert!(said.code == 2 && said.stderr.contains("`who`"), "{said:?}");
+    assert!(said.code == 2 && said.stderr.contains("--who"), "{said:?}");
     let said = hub.cli(&["rule", "deny", "family/twin", "--tool", "again"]);
     assert!(said.code == 2 && said.stderr.contains("family/b"), "{said:?}");
 }

@@ -9,15 +9,22 @@ use super::console::show;
 use crate::cli::args::{Answer, ApprovalsArgs, ApprovalsCommand};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{Tone, Ui, clean, fields, items, relative, text};
+use crate::cli::output::{Tone, Ui, clean, fields, items, relative, table, text};
 
 const APPROVALS: &str = "/api/v1/approvals";
+const HOURS: &str = "/api/v1/hours";
+/// Characters of the id of a yes for an hour that are shown.
+const HOUR_ID_SHOWN: usize = 8;
 /// Letters of arguments that are shown; `--json` has all of them.
 const ARGUMENTS_SHOWN_MAX: usize = 2_000;
 
 pub(super) async fn approvals(client: &Client, args: ApprovalsArgs, ui: Ui) -> Result<Exit, Failure> {
     match args.command {
         None => list(client, args.limit, args.cursor.as_deref(), ui).await,
+        Some(ApprovalsCommand::Hours) => {
+            Ok(show(ui, "sigil.hours/1", client.get(HOURS).await?, |body| hours_text(body, ui)))
+        }
+        Some(ApprovalsCommand::Withdraw { id }) => withdraw(client, &id, ui).await,
         Some(ApprovalsCommand::Answer { call, answer, note }) => self::answer(client, &call, answer, note, ui).await,
     }
 }
@@ -32,16 +39,75 @@ async fn answer(client: &Client, call: &str, answer: Answer, note: Option<String
     let body = json!({ "answer": answer.as_str(), "note": note });
     let extras = Extras { body: Some(body.to_string()), ..Extras::default() };
     let answered = client.ask(Method::POST, &format!("{APPROVALS}/{}", segment(call)), extras).await?.json()?;
+    // The same answer again is taken also once the call is over.
+    let ended = client.get(&format!("/api/v1/calls/{}", segment(call))).await.ok().and_then(|call| {
+        let state = text(&call, "state");
+        (Exit::of_call(&state) != Exit::Queued).then_some(state)
+    });
     Ok(show(ui, "sigil.answered/1", answered, |answered| {
         let id = text(answered, "call_id");
+        if let Some(state) = ended {
+            return format!("Call {id} is over already: {state}. `sigil calls {id}` tells the rest.");
+        }
         let told = match answer {
             Answer::Yes => "may run, as far as you are asked",
-            Answer::Hour => "may run, and those like it for an hour, as far as you are asked",
+            Answer::Hour => {
+                "may run, and those like it for an hour, as far as you are asked (`sigil approvals hours` shows it, and takes it back)"
+            }
             Answer::Always => "may run, and those like it from now on: `sigil rule list` shows the rule",
             Answer::No => "does not run",
         };
         format!("Call {id} {told}. `sigil calls {id}` shows what becomes of it.")
     }))
+}
+
+/// The id that begins so, if one does; else as it was written, so that the agent says what is wrong.
+fn whole_id(hours: &Value, start: &str) -> Result<String, Failure> {
+    let ids: Vec<String> =
+        items(hours).iter().map(|hour| text(hour, "id")).filter(|id| id.starts_with(start)).collect();
+    match ids.as_slice() {
+        [] => Ok(start.to_owned()),
+        [id] => Ok(id.clone()),
+        _ => Err(Failure::new(
+            Exit::Conflict,
+            format!("{} yeses for an hour have an id that begins with `{}`", ids.len(), clean(start)),
+        )
+        .hint("give more of it: `sigil approvals hours` shows their beginnings, `--json` all of them")),
+    }
+}
+
+async fn withdraw(client: &Client, start: &str, ui: Ui) -> Result<Exit, Failure> {
+    let id = whole_id(&client.get(HOURS).await?.into_value(), start)?;
+    client.ask(Method::DELETE, &format!("{HOURS}/{}", segment(&id)), Extras::default()).await?;
+    Ok(show(ui, "sigil.withdrawn/1", json!({ "id": id }).into(), |_| {
+        "Taken back: calls like it ask again. What runs already goes on; `sigil cancel` stops that.".to_owned()
+    }))
+}
+
+fn hours_text(body: &Value, ui: Ui) -> String {
+    let hours = items(body);
+    if hours.is_empty() {
+        return "No yes for an hour counts now. `sigil approvals answer CALL hour` says one.".to_owned();
+    }
+    let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let rows = hours.iter().map(|hour| {
+        vec![
+            text(hour, "id").chars().take(HOUR_ID_SHOWN).collect(),
+            text(hour, "principal"),
+            format!("{} on {}", text(hour, "tool"), dash(text(hour, "node"))),
+            dash(text(hour, "workspace")),
+            text(hour, "by"),
+            relative(hour, "expires_at"),
+        ]
+    });
+    let list = table(&["ID", "WHO", "MAY USE", "WORKSPACE", "SAID BY", "OVER"], &rows.collect::<Vec<_>>());
+    let can = hours.iter().any(|hour| hour.get("revocable").and_then(Value::as_bool) == Some(true));
+    let next = if can {
+        ui.paint(Tone::Strong, "sigil approvals withdraw ID") + " takes one back."
+    } else {
+        "Whoever said one takes it back, or who may answer such calls, each at a device of theirs.".to_owned()
+    };
+    format!("{list}\n\n{next}")
 }
 
 fn texts(value: &Value, name: &str) -> Vec<String> {

@@ -65,6 +65,14 @@ fn audit_text(body: &Value) -> String {
         ]
     });
     let mut shown = table(&["TIME", "WHO", "AT", "WHAT", "ABOUT", "ANSWER", "RULE"], &rows.collect::<Vec<_>>());
+    for line in lines {
+        let answers = line.get("answers").and_then(Value::as_array).into_iter().flatten();
+        for answer in answers {
+            let (by, said) = (text(answer, "by"), text(answer, "answer"));
+            let about = text(line.get("call").unwrap_or(&Value::Null), "id");
+            shown = format!("{shown}\n\n{} call {about}: {by} said {said}", text(line, "at"));
+        }
+    }
     let edits = lines.iter().filter(|line| !text(line, "edited").is_empty());
     for edit in edits {
         let said = edit.get("said").and_then(Value::as_str).map(clean_lines);

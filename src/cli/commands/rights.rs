@@ -406,6 +406,10 @@ async fn set_rule(
 ) -> Result<Exit, Failure> {
     let RuleArgs { rule, who, node, tool, note } = args;
     let (workspace, name) = parts(&rule)?;
+    if verdict == "allow" && who.is_empty() {
+        return Err(Failure::new(Exit::Usage, "a rule that allows must say to whom")
+            .hint("add `--who NAME`, or `--who everyone` if you mean that"));
+    }
     let path = rules_path(workspace);
     let (mut said, etag) = there(client, &path).await?;
     let mut made = Map::from_iter([("verdict".to_owned(), json!(verdict))]);

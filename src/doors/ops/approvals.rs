@@ -66,18 +66,26 @@ pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, 
     Ok(Page { items: all.into_iter().map(waiting).collect(), next })
 }
 
+/// The person who may say something here, or take it back: by the socket alone, whoever sits at this device.
+pub(super) fn sitter(view: &View, who: &Identity) -> Option<PersonId> {
+    let tier = view.by_peer(&view.me).map(|me| me.tier);
+    match view.rights.sits_at(&view.me).filter(|_| who.token().is_none() && tier != Some(Tier::Ephemeral)) {
+        Some(Principal::Person(person)) => Some(person),
+        Some(Principal::Agent(..) | Principal::Device(_)) | None => None,
+    }
+}
+
 /// Answers that the caller may give: by the socket alone, as the person who sits here.
 fn choices(view: &View, who: &Identity, approval: &Approval) -> Vec<AnswerChoice> {
-    let tier = view.by_peer(&view.me).map(|me| me.tier);
-    let by = view.rights.sits_at(&view.me).filter(|_| who.token().is_none() && tier != Some(Tier::Ephemeral));
-    let Some(by @ Principal::Person(person)) = &by else { return Vec::new() };
+    let Some(person) = sitter(view, who) else { return Vec::new() };
+    let (tier, by) = (view.by_peer(&view.me).map(|me| me.tier), Principal::Person(person.clone()));
     let own: Vec<&RuleRef> =
-        approval.asks.iter().filter(|(_, people)| people.contains(person)).map(|(rule, _)| rule).collect();
+        approval.asks.iter().filter(|(_, people)| people.contains(&person)).map(|(rule, _)| rule).collect();
     if own.is_empty() {
         return Vec::new();
     }
     // `always` is a rule, which only an owner's device can say.
-    let may_rule = |at: &&RuleRef| view.rights.may_edit(by, &Key::Rule(RuleRef::clone(at)), None).is_ok();
+    let may_rule = |at: &&RuleRef| view.rights.may_edit(&by, &Key::Rule(RuleRef::clone(at)), None).is_ok();
     // Of a device that rights know by no name no two calls are alike.
     let by_itself = matches!(approval.header.principal, Principal::Device(_));
     let alike = !by_itself || view.rights.name_of(&approval.origin).is_some();

@@ -75,7 +75,7 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
     let new = NewCall {
         node,
         tool: tool.clone(),
-        arguments: mesh.keep(Bytes::copy_from_slice(arguments.as_bytes())).await?,
+        arguments: mesh.payloads().keep(Bytes::copy_from_slice(arguments.as_bytes())).await?,
         ttl_ms: millis(ttl),
         timeout_ms: millis(timeout),
         effect,
@@ -98,6 +98,7 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         | Reply::Noted
         | Reply::Edited { .. }
         | Reply::Answered { .. }
+        | Reply::TakenBack { .. }
         | Reply::Stopped => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
     }
 }
@@ -213,7 +214,7 @@ pub async fn read(
         // A file that vanished just now is away, like one that has not come yet.
         reading.output =
             if here { tokio::fs::read(mesh.blobs().path(*hash)).await.ok().map(Bytes::from) } else { None };
-        reading.is_gone = mesh.is_result_gone(reading.record());
+        reading.is_gone = mesh.payloads().is_output_gone(reading.record());
     }
     Ok(reading)
 }
@@ -256,7 +257,7 @@ async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, OpE
         let Some(found) = original_of(mesh, original.as_ref().unwrap_or(&own)).await? else { break };
         original = Some(found);
     }
-    let is_gone = mesh.is_result_gone(original.as_ref().unwrap_or(&own));
+    let is_gone = mesh.payloads().is_output_gone(original.as_ref().unwrap_or(&own));
     let mut reading = Reading { own, original, output: None, is_gone };
     if let Payload::Inline(bytes) = &reading.record().output {
         reading.output = Some(bytes.clone());
@@ -337,7 +338,7 @@ pub async fn result(mesh: &MeshHandle, who: &Identity, id: ReqId, wait: Duration
         let error = error.with("state", state);
         return Err(if record.reason.is_empty() { error } else { error.hint(record.reason.clone()) });
     }
-    Ok(mesh.result(record, wait).await?)
+    Ok(mesh.payloads().output(record, wait).await?)
 }
 
 /// Cancels a call, or the one that it repeats. One that has ended stays as it ended.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod calls;
 pub mod devices;
 pub mod doctor;
+pub mod hours;
 pub mod joining;
 pub mod memory;
 pub mod models;

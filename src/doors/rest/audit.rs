@@ -3,12 +3,14 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
+use mesh_core::answer_words::{ToldAnswer, told_answers};
 use mesh_core::io::{CallRecord, View};
 use mesh_core::policy::Content;
 use mesh_core::rule_words::rule_of;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::approvals::AnswerName;
 use super::calls::{PAGE_DEFAULT, PageLimit, write_cursor};
 use super::extract::{JSON, Query, check_accept};
 use super::model::{Page, time};
@@ -35,11 +37,29 @@ pub(super) struct AuditedCall {
     state: Option<&'static str>,
 }
 
+/// Answer of a person to a call of the audit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditedAnswer {
+    /// The person.
+    by: String,
+    /// The answer.
+    answer: AnswerName,
+    /// The asks that it was given to.
+    asks: Vec<String>,
+}
+
+impl From<ToldAnswer> for AuditedAnswer {
+    fn from(ToldAnswer { by, choice, of }: ToldAnswer) -> Self {
+        let asks = of.iter().map(ToString::to_string).collect();
+        Self { by: format!("person:{by}"), answer: choice.into(), asks }
+    }
+}
+
 /// Something that happened, or several such that are alike.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AuditLine {
-    /// What: `call`, `call_refused` (it was never accepted), `answer_refused`, `edited`, `edit_refused`, `door_refused` (before
-    /// anything was done); `unknown` to this version.
+    /// What: `call`, `call_refused` (it was never accepted), `answer_refused`, `taken_back` (a yes for an hour), `edited`,
+    /// `edit_refused`, `door_refused` (before anything was done); `unknown` to this version.
     what: &'static str,
     /// Time of the first, by the clock of the device.
     at: String,
@@ -65,6 +85,8 @@ pub(super) struct AuditLine {
     rule: String,
     /// The call that it is about; null: it is about none.
     call: Option<AuditedCall>,
+    /// What people said to the call, where its rule asks; empty of anything else.
+    answers: Vec<AuditedAnswer>,
     /// What was edited: the keys that lead to it in `sigil.toml`, or its kind and name.
     edited: Option<String>,
     /// What it says since, as `sigil.toml` says it; null: it was taken away, or it is too long to be kept.
@@ -92,6 +114,7 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         // The rule that ended it comes before the one by which it was accepted.
         rule: rule_of(record).map_or_else(|| header.rule.clone(), |rule| rule.to_string()),
         call: Some(AuditedCall { id: header.id.to_string(), state: Some(record.state.as_str()) }),
+        answers: told_answers(record).into_iter().map(AuditedAnswer::from).collect(),
         edited: None,
         said: None,
         taken_away: false,
@@ -120,6 +143,7 @@ fn of_other(held: &Held, view: &View, item: AuditItem) -> AuditLine {
         verdict: row.verdict.into(),
         rule: row.rule,
         call: row.call.as_ref().map(|id| AuditedCall { id: id.to_string(), state: None }),
+        answers: Vec::new(),
         edited: row.key.as_ref().map(|key| held.name_of_key(key)),
         said: text.filter(|text| !text.is_empty()),
         taken_away: said == Some(Content::Deleted),

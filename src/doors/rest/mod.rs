@@ -14,6 +14,7 @@ mod explain;
 pub mod extract;
 mod guard;
 mod health;
+mod hours;
 mod joining;
 pub mod logs;
 mod memory;

@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use super::queries::Queries;
 use super::{
-    approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, joining,
-    logs, memory, metrics, models, nodes, openapi, pending, queries, rights, tokens, vacuum,
+    approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
+    joining, logs, memory, metrics, models, nodes, openapi, pending, queries, rights, tokens, vacuum,
 };
 use crate::doors::app::App;
 
@@ -77,6 +77,8 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(audit::list))
         .routes(routes!(approvals::list))
         .routes(routes!(approvals::answer))
+        .routes(routes!(hours::list))
+        .routes(routes!(hours::take_back))
         .routes(routes!(events::events))
         .routes(routes!(logs::logs))
         .routes(routes!(doctor::doctor))

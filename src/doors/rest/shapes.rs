@@ -294,6 +294,19 @@ texts! {
         read |text| base32("id of an invite", text, 16)
     }
 
+    /// Id of a yes for an hour.
+    HourId(Hash) {
+        // 256 bits in 52 characters of 5: four bits of the last one are 0.
+        pattern "^[a-z2-7]{51}[aq]$", length 52..=52,
+        example "mjv67tkxorooqgwimjv67tkxorooqgwimjv67tkxorooqgwimjva",
+        read |text| {
+            let bytes = data_encoding::BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok();
+            let hash = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()).map(Hash);
+            hash.filter(|hash| hash.to_string() == text)
+                .ok_or_else(|| "it must be an id that `GET /api/v1/hours` shows".to_owned())
+        }
+    }
+
     /// Id of something that was edited in two halves of the mesh, or of one of its texts.
     EditRef(EditId) {
         pattern "^[0-9a-f]{16}$", length 16..=16,

@@ -459,6 +459,7 @@ impl FakeMesh {
                 let nothing = Standing { request, answers: Vec::new(), behind: BTreeSet::new(), left_ms: None };
                 reply(to, nothing);
             }
+            Request::Hours(to) => reply(to, Vec::new()),
             Request::Approvals(to) => reply(to, self.books.lock().unwrap().approvals.clone()),
             Request::Invite(InviteTerms { grant: Grant { tier, stay }, ttl, name }, to) => {
                 let expires_ms = ACCEPTED_MS + ttl.as_millis() as u64;
@@ -576,6 +577,7 @@ impl FakeMesh {
                 }
                 Reply::InviteVoided
             }
+            Command::TakeBack { hour, .. } => Reply::Refused(Refusal::UnknownHour(hour)),
             Command::Answer(answer) => Self::take(&mut books, &answer),
             Command::Rename { .. } => Reply::Renamed,
             Command::Invite { .. }

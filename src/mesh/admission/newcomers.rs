@@ -273,6 +273,7 @@ fn refusal_code(refusal: &Refusal) -> RefusalCode {
         | Refusal::NotApprover(_)
         | Refusal::AlreadyDecided(_)
         | Refusal::AskOver(_)
+        | Refusal::UnknownHour(_)
         | Refusal::NotAllowed(_)
         | Refusal::InvalidRecord(_)
         | Refusal::EditedMeanwhile

@@ -103,7 +103,7 @@ impl Rights {
 
     /// Answers that count yet, else those of which the history tells.
     fn answers(&self, view: &View, record: &CallRecord, standing: &Standing) -> Vec<PersonAnswer> {
-        let held = standing.answers.iter().filter_map(|HeldAnswer { at, consent, left_ms }| {
+        let held = standing.answers.iter().filter_map(|HeldAnswer { at, consent, left_ms, .. }| {
             let choice = match &consent.choice {
                 Choice::Once { .. } => AnswerChoice::Once,
                 Choice::Hour { .. } => AnswerChoice::Hour,

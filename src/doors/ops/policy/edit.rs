@@ -393,7 +393,15 @@ pub async fn replace(
         None => OpError::new(ErrorCode::Invalid, error.to_string()),
     })?;
     let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
-    let mut warnings: Vec<String> = wanted.warnings(&is_person, None).iter().map(ToString::to_string).collect();
+    let nobody = |settings: &PolicySettings| -> Vec<String> {
+        settings.warnings(&is_person, None).iter().map(ToString::to_string).collect()
+    };
+    let (mut warnings, before) = (nobody(wanted), nobody(&held.settings(part)));
+    // A rule for a person who is none would be no rule, and a no of it no no. One that stood there already is told of.
+    if let Some(new) = warnings.iter().find(|told| !before.contains(told)).filter(|_| !force) {
+        return Err(OpError::new(ErrorCode::UnknownPerson, new.clone())
+            .hint("`sigil person list` shows the people of this mesh, and `sigil person add` adds one"));
+    }
     warnings.extend(held.warnings(part, &changes));
     let seen = held.keys(part).map(|key| (key.clone(), held.0.said.places(key))).collect();
     let written = write(mesh, Edit { by: held.editor()?, changes, declared: false, force, seen }).await?;

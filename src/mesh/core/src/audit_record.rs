@@ -22,6 +22,8 @@ pub enum Happened {
     CallRefused,
     /// An answer to a call that asks was refused.
     AnswerRefused,
+    /// A yes for an hour was taken back.
+    TakenBack,
     /// Something about rights was changed.
     Edited,
     /// A change of rights was refused.
@@ -40,6 +42,7 @@ impl Happened {
         match self {
             Self::CallRefused => "call_refused",
             Self::AnswerRefused => "answer_refused",
+            Self::TakenBack => "taken_back",
             Self::Edited => "edited",
             Self::EditRefused => "edit_refused",
             Self::DoorRefused => "door_refused",

@@ -313,6 +313,13 @@ pub enum Command {
     Edit(Edit),
     /// Answers a call that asks.
     Answer(NewAnswer),
+    /// Takes back a yes for an hour.
+    TakeBack {
+        /// Hash of its entry.
+        hour: Hash,
+        /// The person who takes it back, at a door of people.
+        by: policy::Principal,
+    },
     /// Clean stop: hands the role on. Ends with [`Reply::Stopped`].
     Stop,
 }
@@ -435,6 +442,11 @@ pub enum Reply {
         /// The asks that it answers. The call goes on once no other is open.
         of: Vec<policy::RuleRef>,
     },
+    /// It is written that an hour is taken back.
+    TakenBack {
+        /// The asks that it answered and that are open again.
+        of: Vec<policy::RuleRef>,
+    },
     /// The changes of rights are written: so many, what held already left out.
     Edited {
         /// Number of statements.
@@ -542,6 +554,9 @@ pub enum Refusal {
     /// The call that asked is over.
     #[error("call {0} is over: nobody waits for an answer any more")]
     AskOver(ReqId),
+    /// No yes for an hour of this entry is held here.
+    #[error("no yes for an hour has the id {0}: it is over, or was never known here")]
+    UnknownHour(Hash),
     /// The role of whoever edits does not reach so far.
     #[error(transparent)]
     NotAllowed(policy::NotAllowed),

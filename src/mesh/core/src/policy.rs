@@ -5,6 +5,7 @@
 //! came. From it, and from what the mesh knows of its devices, a [`View`] is compiled, and [`View::decide`] answers for
 //! one [`Request`] with a [`Decision`]. Nothing here knows the time: what is over is taken out by who has a clock.
 
+mod approvers;
 mod binder;
 mod consents;
 mod decide;

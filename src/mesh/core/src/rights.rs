@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::answer_words;
+use crate::audience::Audience;
 use crate::budget::Amount;
 use crate::effects::Effects;
 use crate::entry::{Kind, Place, SignedEntry};
@@ -304,6 +305,11 @@ impl Rights {
     /// Time for which an answer counts yet, as it is told to others; `None`: it is none that is held here.
     pub(crate) fn answer_left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
         self.answers.left_ms(hash, now)
+    }
+
+    /// Those to whom an answer was told; `None`: it is none that is held here.
+    pub(crate) fn answer_audience(&self, hash: &Hash) -> Option<Audience> {
+        self.answers.audience(hash)
     }
 
     /// The answers that a call rests on, for its target.

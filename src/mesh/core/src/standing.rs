@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::PeerId;
+use crate::ids::{Hash, PeerId};
 use crate::policy::{Consent, Request};
 
 /// See the module.
@@ -22,6 +22,8 @@ pub struct Standing {
 /// Something that a person said to a call, or to those like it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldAnswer {
+    /// Hash of its entry.
+    pub id: Hash,
     /// The device at which it was said.
     pub at: PeerId,
     /// Author and statement.

@@ -86,7 +86,11 @@ pub(super) fn undeliverable(me: &PeerId, record: &CallRecord, facts: &Facts<'_>)
     }
     let restored = record.header.target_incarnation.is_some_and(|incarnation| facts.is_over(&target, incarnation));
     let reason = if facts.trust.is_excluded(&target) {
-        "the node does not belong to the mesh any more"
+        if record.state == CallState::Open(Phase::Running) {
+            "the node does not belong to the mesh any more: it may or may not have happened"
+        } else {
+            "the node does not belong to the mesh any more"
+        }
     } else if restored {
         "the node was restored from an old state: it may or may not have happened"
     } else {
@@ -100,9 +104,14 @@ pub(super) fn undeliverable(me: &PeerId, record: &CallRecord, facts: &Facts<'_>)
 
 /// An open call of ours for another, once this peer is excluded: what we asked for will not be done.
 pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEnding> {
-    let reason = "this device does not belong to the mesh any more";
+    let (ending, reason) = if record.state == CallState::Open(Phase::Running) {
+        let reason = "this device does not belong to the mesh any more: it may or may not have happened";
+        (Ending::Interrupted, reason)
+    } else {
+        (Ending::Undeliverable, "this device does not belong to the mesh any more")
+    };
     let ours = record.origin == *me && record.header.target != *me;
-    ours.then(|| InferredEnding::of(record, Ending::Undeliverable, reason, true))
+    ours.then(|| InferredEnding::of(record, ending, reason, true))
 }
 
 /// An open call, not running, that what is said about rights forbids by now: its origin says so, or a gateway. What

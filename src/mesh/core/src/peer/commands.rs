@@ -22,8 +22,8 @@ use crate::log;
 use crate::membership::{self, Naming, Revoking};
 use crate::policy::bounds::OF_MAX;
 use crate::policy::{
-    Choice, Consent, Domain, InForce, Key, Name, NodePattern, OpenAsk, PersonId, Principal, Request, Rule, RuleRef,
-    RuleVerdict, ToolPattern, Value, Verdict, View, Who,
+    Choice, Consent, Domain, Given, InForce, Key, Name, NodePattern, Note, OpenAsk, PersonId, Principal, Request, Rule,
+    RuleRef, RuleVerdict, ToolPattern, Value, Verdict, View, Who,
 };
 use crate::protocol_rule::ProtocolRule;
 use crate::rates;
@@ -78,11 +78,13 @@ impl Peer {
             Command::Answer(answer) => {
                 let (call, by) = (answer.id, answer.by.clone());
                 let answered = self.answer(answer, fx);
-                if let Err(Refusal::NotApprover(why)) = &answered {
-                    let row = AuditRow::new(Happened::AnswerRefused, Some(by), Verdict::Deny, why);
-                    self.upkeep.audit.note(AuditRow { call: Some(call), ..row }, fx);
-                }
+                self.note_refused(&answered, Some(call), by, fx);
                 answered
+            }
+            Command::TakeBack { hour, by } => {
+                let taken = self.take_back(hour, &by, fx);
+                self.note_refused(&taken, None, by, fx);
+                taken
             }
             Command::Stop => {
                 self.upkeep.audit.sign_now(fx.now.mono_ms);
@@ -385,31 +387,91 @@ impl Peer {
         let given = self.rights.view().consents().all();
         let counts =
             given.filter(|given| settled.contains(&given.hash) || rights::call_of(&given.consent.choice) == Some(id));
-        let answers = counts.map(|given| HeldAnswer {
-            at: given.at,
-            consent: given.consent.clone(),
-            left_ms: self.rights.answer_left_ms(&given.hash, now).unwrap_or(0),
-        });
-        let answers = answers.collect();
+        let answers = counts.map(|given| self.held_answer(given)).collect();
         let behind = self.rights.lacking(&header.mark, &self.logs, &self.trust).map(|known| known.author).collect();
         Standing { request, answers, behind, left_ms: self.book.left_ms(&id, now).filter(|_| is_open) }
     }
 
-    /// A person at a door of ours answers a call.
-    pub(super) fn answer(&mut self, new: NewAnswer, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
-        let NewAnswer { id, by, choice, note } = new;
+    /// Keeps in the audit that somebody may not answer.
+    fn note_refused(
+        &mut self,
+        done: &Result<Reply, Refusal>,
+        call: Option<ReqId>,
+        by: Principal,
+        fx: &mut Effects<'_>,
+    ) {
+        if let Err(Refusal::NotApprover(why)) = done {
+            let row = AuditRow::new(Happened::AnswerRefused, Some(by), Verdict::Deny, why);
+            self.upkeep.audit.note(AuditRow { call, ..row }, fx);
+        }
+    }
+
+    fn held_answer(&self, given: &Given) -> HeldAnswer {
+        let left_ms = self.rights.answer_left_ms(&given.hash, self.timers.now.mono_ms).unwrap_or(0);
+        HeldAnswer { id: given.hash, at: given.at, consent: given.consent.clone(), left_ms }
+    }
+
+    /// The yeses for an hour that are held here and were not taken back.
+    #[must_use]
+    pub fn hours(&self) -> Vec<HeldAnswer> {
+        let view = self.rights.view();
+        let is_hour = |given: &&Given| matches!(given.consent.choice, Choice::Hour { .. });
+        let counts = view.consents().all().filter(is_hour).filter(|given| !view.is_taken_back(given));
+        counts.map(|given| self.held_answer(given)).collect()
+    }
+
+    /// A person at a door of ours takes back a yes for an hour. It goes to all who were told that yes.
+    pub(super) fn take_back(&mut self, hour: Hash, by: &Principal, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        let person = self.answerer(by)?.clone();
+        let (Some(given), Some(audience)) =
+            (self.rights.view().consents().get(&hour), self.rights.answer_audience(&hour))
+        else {
+            return Err(Refusal::UnknownHour(hour));
+        };
+        let Choice::Hour { target, tool, .. } = &given.consent.choice else {
+            return Err(Refusal::UnknownHour(hour));
+        };
+        let of = self.rights.view().may_take_back(given, &person);
+        if of.is_empty() {
+            let who = &given.consent.by;
+            return Err(Refusal::NotApprover(format!(
+                "{person} may not take back the yes of {who}: {who} may, and whoever may answer such calls"
+            )));
+        }
+        if !self.rights.view().is_taken_back(given) {
+            let rules: Vec<String> = given.consent.of.iter().map(ToString::to_string).collect();
+            let row = AuditRow::new(Happened::TakenBack, Some(by.clone()), Verdict::Ask, &rules.join(", "));
+            let node = self.rights.view().name_of(target).cloned();
+            let row = AuditRow { target: Some(*target), node, tool: Some(tool.clone()), ..row };
+            let choice = Choice::Withdrawn { consent: hour };
+            let consent = Consent { choice, by: person, of: of.clone(), note: Note::default() };
+            self.write_consent(audience, &consent, limits::TTL_MS_MAX, fx);
+            self.upkeep.audit.note(row, fx);
+        }
+        Ok(Reply::TakenBack { of })
+    }
+
+    /// The person, if this device answers for that one.
+    fn answerer<'a>(&self, by: &'a Principal) -> Result<&'a PersonId, Refusal> {
         let me = self.local.me;
-        let Principal::Person(person) = &by else {
+        let Principal::Person(person) = by else {
             return Err(Refusal::NotApprover(format!(
                 "{by} may not answer for people: a person does, at a door of people"
             )));
         };
-        let speaks = self.rights.view().speaks_for(&me, &by);
+        let speaks = self.rights.view().speaks_for(&me, by);
         if !speaks || self.trust.tier(&me).is_none_or(|tier| tier == Tier::Ephemeral) {
             return Err(Refusal::NotApprover(format!(
                 "this device may not answer for {person}: answer on one that may"
             )));
         }
+        Ok(person)
+    }
+
+    /// A person at a door of ours answers a call.
+    pub(super) fn answer(&mut self, new: NewAnswer, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
+        let NewAnswer { id, by, choice, note } = new;
+        let person = self.answerer(&by)?;
         let Some(record) = self.book.record(&id) else { return Err(Refusal::UnknownCall(id)) };
         let (header, origin, hash) = (record.header.clone(), record.origin, self.book.header_hash(&id));
         let (Some(asked), Some(hash)) = (self.book.asked(&id), hash) else {
@@ -467,17 +529,16 @@ impl Peer {
             }
         };
         let consent = Consent { choice, by: person.clone(), of: of.clone(), note };
-        self.write_consent(&id, &consent, left_ms, fx);
+        self.write_consent(self.audience_of(&id, self.local.me), &consent, left_ms, fx);
         Ok(Reply::Answered { of })
     }
 
     /// Signs an answer. It counts, here too, once it is durable.
-    fn write_consent(&mut self, id: &ReqId, consent: &Consent, left_ms: u64, fx: &mut Effects<'_>) {
-        let audience = self.audience_of(id, self.local.me);
+    fn write_consent(&mut self, audience: Audience, consent: &Consent, left_ms: u64, fx: &mut Effects<'_>) {
         let body = entry::encode(consent);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CONSENT, (audience, &body), fx);
         self.charge_own(&entry, fx);
-        if rights::call_of(&consent.choice).is_some() {
+        if !matches!(consent.choice, Choice::Hour { .. }) {
             let row = ConsentRow { entry: entry.to_stored(), left_ms, saved_ms: fx.now.wall_ms };
             fx.put(rows::consent(&entry.hash), &row);
         }

@@ -126,6 +126,12 @@ impl Consents {
         self.given.values().map(AsRef::as_ref)
     }
 
+    /// The consent of this entry, if it is held.
+    #[must_use]
+    pub fn get(&self, hash: &Hash) -> Option<&Given> {
+        self.given.get(hash).map(AsRef::as_ref)
+    }
+
     fn index(&mut self, given: &Given) -> &mut Vec<Arc<Given>> {
         match &given.consent.choice {
             Choice::Once { call, .. } | Choice::Deny { call, .. } => self.of_calls.entry(*call).or_default(),

@@ -4,10 +4,11 @@
 //! and what one of them lacks is lacking: an agent also as its person, and whoever asks at a device below the owner tier
 //! also at the role that such a device caps. In each workspace a level is given a tool by a rule, by its role, or not.
 
+use super::approvers::Asked;
 use super::consents::{Choice, Given};
 use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
 use super::merge::MergedRule;
-use super::records::{Approver, Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
+use super::records::{Mode, RuleVerdict, Verdict, WAIT_MS_DEFAULT, Who};
 use super::view::{DeviceFacts, DeviceView, Space, ToolState, View};
 use crate::glob::UNKNOWN;
 use crate::ids::{Hash, NodeId, PeerId};
@@ -166,23 +167,6 @@ impl View {
             }
             Err(cause) => Short::deny(cause, None, Layer::Workspace, &mut path).with(path),
         }
-    }
-
-    /// People who may give a yes to an ask that is open at this request.
-    #[must_use]
-    pub fn approvers(&self, request: &Request, ask: &OpenAsk) -> Vec<PersonId> {
-        let Ok(admitted) = self.admit(request, &mut Vec::new()) else { return Vec::new() };
-        let judging = Judging::new(self, request, admitted);
-        let owner = PersonId::owner();
-        let mut people: Vec<PersonId> = self
-            .people
-            .keys()
-            .chain([&owner].into_iter().filter(|owner| !self.people.contains_key(*owner)))
-            .filter(|person| judging.may_approve(&ask.rule, ask.of_agent, person))
-            .cloned()
-            .collect();
-        people.sort();
-        people
     }
 
     /// True if `origin` may speak for this principal.
@@ -363,7 +347,7 @@ impl View {
 }
 
 impl DeviceView {
-    fn speaks_for(&self, principal: &Principal) -> bool {
+    pub(super) fn speaks_for(&self, principal: &Principal) -> bool {
         match principal {
             Principal::Device(node) => self.facts.node == *node,
             Principal::Person(person) | Principal::Agent(person, _) => {
@@ -698,44 +682,19 @@ impl<'v, 'r> Judging<'v, 'r> {
     /// True if what was said is an answer to this ask: it names it, by one who may approve it, at a device that may
     /// speak for that person, and was not taken back.
     fn counts(&self, given: &Given, ask: &Ask<'v>) -> bool {
-        let spoken = |given: &Given| {
-            let device = self.view.devices.get(&given.at).filter(|device| device.facts.trusted);
-            device.is_some_and(|device| {
-                device.facts.tier != Tier::Ephemeral && device.speaks_for(&Principal::Person(given.consent.by.clone()))
-            })
-        };
-        let may = |given: &Given| self.may_approve(&ask.rule.at(), ask.of_agent, &given.consent.by);
+        let (at, asked) = (ask.rule.at(), self.asked());
+        let may = |given: &Given| self.view.may_approve(&asked, (&at, ask.of_agent), &given.consent.by);
         let taken_back = || {
             let mut withdrawals = self.view.consents.withdrawals(&given.hash).iter();
-            withdrawals.any(|other| spoken(other) && (other.consent.by == given.consent.by || may(other)))
+            withdrawals.any(|other| self.view.is_spoken(other) && (other.consent.by == given.consent.by || may(other)))
         };
-        given.consent.of.iter().any(|of| ask.rule.is_named(of)) && spoken(given) && may(given) && !taken_back()
+        let named = given.consent.of.iter().any(|of| ask.rule.is_named(of));
+        named && self.view.is_spoken(given) && may(given) && !taken_back()
     }
 
-    /// True if this person may answer that ask of the request. Roles are not capped: people say yes on their phones.
-    pub(super) fn may_approve(&self, at: &RuleRef, of_agent: bool, person: &PersonId) -> bool {
-        if self.view.role(person).is_none() {
-            return false;
-        }
-        let role = self.view.role_in(person, &at.domain);
-        let is_asker = self.request.principal.person() == Some(person);
-        let by_default = || role >= Some(Role::Admin) || of_agent && is_asker;
-        let is = |approver: &Approver| match approver {
-            Approver::Myself => is_asker,
-            Approver::People => role >= Some(Role::Member),
-            Approver::Role(wanted) => role == Some(*wanted),
-            Approver::Person(id) => id == person,
-        };
-        let space = match &at.domain {
-            Domain::Mesh => Some(&self.view.mesh),
-            Domain::Workspace(id) => self.view.workspaces.get(id),
-        };
-        let Some(space) = space else { return false };
-        if at.is_otherwise() {
-            return by_default();
-        }
-        let (node, tool) = (self.at.target.facts.known_as(), self.at.tool.as_str());
-        space.rule(at).is_some_and(|rule| rule.lets_approve(node, tool, &by_default, &is))
+    /// That which the asks of the request are about.
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked { asker: &self.request.principal, node: self.at.target.facts.known_as(), tool: &self.at.tool }
     }
 
     /// State of each place that holds the tool, for whoever looks for what would change the answer.

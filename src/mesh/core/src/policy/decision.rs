@@ -250,7 +250,11 @@ impl Cause {
             },
             Self::TokenOver => format!("the token is not one of {asker}, or it is over"),
             Self::TokenScope => format!("the token does not open `{tool}` there"),
-            Self::TierScope => format!("this device was let in for other tools than `{tool}` there"),
+            Self::TierScope => {
+                format!(
+                    "this device was let in for certain tools or for one call, and `{tool}` there is none of what is left"
+                )
+            }
             Self::ToolAbsent => format!("the device offers no tool `{tool}`"),
             Self::ToolPending => format!("nobody has approved `{tool}` yet"),
             Self::ToolChanged => format!("`{tool}` is not what it was when it was approved"),

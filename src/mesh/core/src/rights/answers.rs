@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::audience::Audience;
 use crate::effects::Effects;
 use crate::entry::SignedEntry;
 use crate::frame::EntryItem;
@@ -163,7 +164,13 @@ impl Answers {
     /// Need of an answer: of one author only so many about one call can be needed.
     fn need(&self, author: &PeerId, choice: &Choice, waits: &dyn Fn(&ReqId) -> bool) -> Need {
         let Some(id) = call_of(choice) else {
-            return if matches!(choice, Choice::Hour { .. }) { Need::Some } else { Need::Little };
+            // What is taken back stays so for as long as it would count.
+            let is_needed = match choice {
+                Choice::Hour { .. } => true,
+                Choice::Withdrawn { consent } => self.held.contains_key(consent),
+                Choice::Once { .. } | Choice::Deny { .. } => false,
+            };
+            return if is_needed { Need::Some } else { Need::Little };
         };
         let alike = |held: &&Held| held.entry.author == *author && call_of(&held.choice) == Some(id);
         let many = || self.held.values().filter(alike).count() > limits::CONSENTS_OF_CALL_MAX;
@@ -204,6 +211,11 @@ impl Answers {
     /// Time for which an answer counts yet, for others; `None`: it is not held.
     pub(super) fn left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
         self.held.get(hash).map(|held| held.left_ms(now))
+    }
+
+    /// Those to whom an answer was told; `None`: it is not held.
+    pub(super) fn audience(&self, hash: &Hash) -> Option<Audience> {
+        self.held.get(hash).map(|held| held.entry.entry.audience.clone())
     }
 
     /// Answers with what they have left, for the target of a call that rests on them.

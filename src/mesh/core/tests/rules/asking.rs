@@ -133,6 +133,71 @@ fn an_hour_lets_calls_alike_run_until_it_is_over_and_dies_with_the_process() {
     assert_eq!(net.runs(&fourth), 0, "nobody knows what is left of it");
 }
 
+#[test]
+fn an_hour_that_is_taken_back_lets_nothing_through() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    net.pass(1_000);
+    for by in ["person:owner", "person:anna"] {
+        let first = net.ask(1, by_mia(0));
+        net.pass(500);
+        assert!(waits(&net, 0, &first), "an hour that is taken back counts for {by}");
+        says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+        net.pass(1_000);
+        let second = net.ask(1, by_mia(0));
+        net.pass(1_000);
+        assert_eq!((net.runs(&first), net.runs(&second)), (1, 1));
+        net.finish_tools(0);
+        let hours = net.peer(1).hours();
+        assert_eq!((hours.len(), hours[0].at, hours[0].consent.by.as_str()), (1, id(0), "owner"));
+        let hour = hours[0].id;
+        let take_back = |net: &mut Net, by: &str| net.command(0, Command::TakeBack { hour, by: parse(by) });
+        for no in ["person:mia", "agent:owner/claude", "device:n1"] {
+            let refused = take_back(&mut net, no);
+            assert!(matches!(refused, Reply::Refused(Refusal::NotApprover(_))), "{no}: {refused:?}");
+        }
+        assert_eq!(net.peer(0).hours().len(), 1);
+        for _ in 0..2 {
+            let taken = take_back(&mut net, by);
+            assert!(matches!(&taken, Reply::TakenBack { of } if *of == [parse("home/doors")]), "{by}: {taken:?}");
+        }
+        net.pass(1_000);
+        assert!(net.peer(0).hours().is_empty() && net.peer(1).hours().is_empty());
+    }
+    let last = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!(net.runs(&last), 0);
+    let nothing = net.command(0, Command::TakeBack { hour: Hash([7; 32]), by: parse("person:owner") });
+    assert!(matches!(nothing, Reply::Refused(Refusal::UnknownHour(_))), "{nothing:?}");
+}
+
+/// It stays taken back at a device that was away then, and where that was said in another half.
+#[test]
+fn an_hour_that_is_taken_back_elsewhere_lets_nothing_through_here() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.pass(1_000);
+    let first = net.ask(2, by_mia(1));
+    net.pass(500);
+    says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    net.finish_tools(1);
+    net.split(&[&[0], &[1, 2]]);
+    let hour = net.peer(0).hours()[0].id;
+    net.command(0, Command::TakeBack { hour, by: parse("person:owner") });
+    net.pass(1_000);
+    let second = net.ask(2, by_mia(1));
+    net.pass(1_000);
+    assert_eq!(net.runs(&second), 1, "nobody there knows");
+    net.finish_tools(1);
+    net.join_all();
+    net.pass(2_000);
+    let third = net.ask(2, by_mia(1));
+    net.pass(1_000);
+    assert_eq!(net.runs(&third), 0);
+    assert!((0..3).all(|n| net.peer(n).hours().is_empty()));
+}
+
 /// A device that relays an hour says how much of it is left. Whoever kept it back has no second hour by that.
 #[test]
 fn k1_an_hour_that_is_shown_late_is_over() {

@@ -1,8 +1,6 @@
 //! People who may answer an ask, and who may take an answer back.
 
 use super::consents::{Choice, Given};
-use super::decide::Judging;
-use super::decision::{OpenAsk, Request};
 use super::records::Approver;
 use super::view::View;
 use crate::people::{Domain, PersonId, Principal, Role, RuleRef};
@@ -19,24 +17,6 @@ pub(super) struct Asked<'a> {
 }
 
 impl View {
-    /// People who may give a yes to an ask that is open at this request.
-    #[must_use]
-    pub fn approvers(&self, request: &Request, ask: &OpenAsk) -> Vec<PersonId> {
-        let Ok(admitted) = self.admit(request, &mut Vec::new()) else { return Vec::new() };
-        let judging = Judging::new(self, request, admitted);
-        let (asked, at) = (judging.asked(), (&ask.rule, ask.of_agent));
-        let owner = PersonId::owner();
-        let mut people: Vec<PersonId> = self
-            .people
-            .keys()
-            .chain([&owner].into_iter().filter(|owner| !self.people.contains_key(*owner)))
-            .filter(|person| self.may_approve(&asked, at, person))
-            .cloned()
-            .collect();
-        people.sort();
-        people
-    }
-
     /// True if this person may answer that ask; the flag: it is the agent's alone. Roles are not capped: people say yes on
     /// their phones.
     pub(super) fn may_approve(&self, asked: &Asked<'_>, (at, of_agent): (&RuleRef, bool), person: &PersonId) -> bool {

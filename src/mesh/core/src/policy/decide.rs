@@ -169,6 +169,24 @@ impl View {
         }
     }
 
+    /// People who may give a yes to an ask that is open at this request.
+    #[must_use]
+    pub fn approvers(&self, request: &Request, ask: &OpenAsk) -> Vec<PersonId> {
+        let Ok(admitted) = self.admit(request, &mut Vec::new()) else { return Vec::new() };
+        let judging = Judging::new(self, request, admitted);
+        let (asked, at) = (judging.asked(), (&ask.rule, ask.of_agent));
+        let owner = PersonId::owner();
+        let mut people: Vec<PersonId> = self
+            .people
+            .keys()
+            .chain([&owner].into_iter().filter(|owner| !self.people.contains_key(*owner)))
+            .filter(|person| self.may_approve(&asked, at, person))
+            .cloned()
+            .collect();
+        people.sort();
+        people
+    }
+
     /// True if `origin` may speak for this principal.
     #[must_use]
     pub fn speaks_for(&self, origin: &PeerId, principal: &Principal) -> bool {

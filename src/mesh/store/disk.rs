@@ -20,7 +20,7 @@ const FORMAT: Format = Format {
 /// Blocks kept in memory. Sized for a process of 30 MB at rest.
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// Rows are moved from memory to a table at this size.
-const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The store on disk. Dropping it closes it.
 #[derive(Debug)]

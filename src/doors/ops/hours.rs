@@ -88,8 +88,8 @@ pub async fn take_back(mesh: &MeshHandle, who: &Identity, hour: Hash) -> Result<
             ));
     }
     let by = mesh.view().rights.sits_at(&mesh.view().me).ok_or_else(|| OpError::from(Refusal::NotMember))?;
-    match mesh.command(Command::TakeBack { hour, by }).await? {
-        Reply::TakenBack { of } => Ok(of),
-        _ => Err(OpError::new(ErrorCode::Internal, "the mesh answered something else")),
-    }
+    let Reply::TakenBack { of } = mesh.command(Command::TakeBack { hour, by }).await? else {
+        return Err(OpError::new(ErrorCode::Internal, "the mesh answered something else"));
+    };
+    Ok(of)
 }

@@ -15,6 +15,7 @@ use mesh_core::policy::{self, InForce};
 use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
 use mesh_core::relay::{RELAYED_SERVICE, RELAYING_SERVICE};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
+use mesh_core::standing::HeldAnswer;
 use mesh_core::test_kit::{MemDisk, Snapshot};
 
 use crate::dice::Dice;
@@ -105,6 +106,11 @@ impl Node {
     /// See [`Peer::approvals`].
     pub(crate) fn approvals(&self) -> Vec<Approval> {
         self.0.approvals()
+    }
+
+    /// See [`Peer::hours`].
+    pub(crate) fn hours(&self) -> Vec<HeldAnswer> {
+        self.0.hours()
     }
 
     /// See [`Peer::members`].

@@ -220,6 +220,8 @@ pub(crate) enum Fault {
     Forbid { peer: usize, tool: String, forbids: bool },
     /// Somebody at this peer answers every call that waits there for an answer.
     Answer { peer: usize, choice: AnswerChoice },
+    /// Somebody at this peer takes back every yes for an hour that counts there.
+    TakeBack { peer: usize },
     /// Somebody goes for good.
     Leave { peer: usize },
     /// The disk is copied somewhere.
@@ -452,7 +454,8 @@ impl Plan {
                 | Fault::Forge { .. }
                 | Fault::Leave { .. }
                 | Fault::Restore { .. }
-                | Fault::Wipe { .. } => true,
+                | Fault::Wipe { .. }
+                | Fault::TakeBack { .. } => true,
                 Fault::Split { .. }
                 | Fault::Unsplit
                 | Fault::Cut { .. }
@@ -538,6 +541,7 @@ impl Fault {
             | Self::Fill { peer }
             | Self::Leave { peer }
             | Self::Answer { peer, .. }
+            | Self::TakeBack { peer }
             | Self::Backup { peer }
             | Self::Restore { peer, .. }
             | Self::DiskFull { peer, .. } => vec![*peer],

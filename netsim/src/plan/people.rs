@@ -116,6 +116,10 @@ impl Plan {
             };
             let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));
             self.faults.push((at, Fault::Answer { peer, choice }));
+            if takes && choice == AnswerChoice::Hour && dice.chance(500) {
+                let at = dice.range(at..=FAULTS_US);
+                self.faults.push((at, Fault::TakeBack { peer: dice.index(count) }));
+            }
         }
         for _ in 0..dice.range(0..=2) {
             let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));

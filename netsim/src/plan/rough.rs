@@ -186,6 +186,10 @@ impl Plan {
             };
             let (at, peer) = (dice.range(SECOND..=FAULTS_US), dice.index(count));
             self.faults.push((at, Fault::Answer { peer, choice }));
+            if takes && choice == AnswerChoice::Hour && dice.chance(500) {
+                let at = dice.range(at..=FAULTS_US);
+                self.faults.push((at, Fault::TakeBack { peer: dice.index(count) }));
+            }
             // Two of them press at once, or in two halves.
             if dice.chance(300) {
                 let choice = if takes { AnswerChoice::No } else { AnswerChoice::Once };

@@ -274,6 +274,7 @@ impl Director {
             }
             Fault::Forbid { peer, tool, forbids } => mesh.forbid(env, net, peer, tool, forbids),
             Fault::Answer { peer, choice } => mesh.answer(env, net, peer, choice),
+            Fault::TakeBack { peer } => mesh.take_back(env, net, peer),
             Fault::Leave { peer } => {
                 if mesh.peers[peer].awake() {
                     mesh.command(env, net, peer, Purpose::Leave, Command::Leave);

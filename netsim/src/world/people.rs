@@ -45,4 +45,16 @@ impl Mesh {
             self.command(env, net, peer, Purpose::Answer { call: approval.id, choice }, Command::Answer(answer));
         }
     }
+
+    /// Somebody at a peer takes back all yeses for an hour that count there.
+    pub(super) fn take_back(&mut self, env: &mut Env, net: &mut Network, peer: usize) {
+        if !self.peers[peer].awake() {
+            return;
+        }
+        let hours = self.peers[peer].node.as_ref().map(Node::hours).unwrap_or_default();
+        for hour in hours {
+            let taken = Command::TakeBack { hour: hour.id, by: rights::sitter() };
+            self.command(env, net, peer, Purpose::Other, taken);
+        }
+    }
 }

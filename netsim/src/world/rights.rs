@@ -129,9 +129,14 @@ pub(super) fn edit(changes: Changes) -> Edit {
     Edit { by: constant("person:owner"), changes, declared: false, force: true, seen: Vec::new() }
 }
 
+/// Whoever answers at a peer, and takes answers back.
+pub(super) fn sitter() -> mesh_core::policy::Principal {
+    constant("person:owner")
+}
+
 /// The owner's answer to a call.
 pub(super) fn answer(id: ReqId, choice: AnswerChoice) -> NewAnswer {
-    NewAnswer { id, by: constant("person:owner"), choice, note: constant("") }
+    NewAnswer { id, by: sitter(), choice, note: constant("") }
 }
 
 impl Rights {

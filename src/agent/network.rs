@@ -11,7 +11,7 @@ use crate::config::{Config, LanDiscovery, QUIC_PORT_DEFAULT, TailnetMode};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::tailnet::LocalApi;
-use crate::mesh::transport::lan::{self, LanConfig, LanEvent, Show};
+use crate::mesh::transport::lan::{self, Discovery, LanConfig, LanEvent, Show};
 use crate::mesh::transport::tailnet::{self, TailnetConfig};
 use crate::mesh::transport::{LinkEvent, Links, LinksConfig, LinksError, RelayConfig, ServiceId};
 use crate::tasks::TaskGroup;
@@ -76,7 +76,7 @@ pub(super) async fn open(
         let (name, networks, tasks) = (name.clone(), config.home.join(KNOWN_NETWORKS), tasks.clone());
         lan::start(LanConfig { name, show, networks, tasks }, &links, lan_tx);
     } else {
-        let _ = lan_tx.try_send(LanEvent::Trouble("LAN discovery is switched off (discovery.lan)".to_owned()));
+        let _ = lan_tx.try_send(LanEvent::State(Discovery::Off));
     }
     Ok(Network { links, link_events, lan_events })
 }

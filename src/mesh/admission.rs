@@ -29,7 +29,7 @@ use crate::mesh::events::EventKind;
 use crate::mesh::invite::{self, InviteCode};
 use crate::mesh::joining::{Grant, Invite, InviteTerms, JoinTarget, Joined};
 use crate::mesh::snapshot::{Nearby, Pending};
-use crate::mesh::transport::lan::LanEvent;
+use crate::mesh::transport::lan::{Discovery, LanEvent};
 use crate::mesh::transport::{Address, JoinAttempt};
 
 /// Devices that want in here, our own way in elsewhere, and the devices nearby.
@@ -168,9 +168,9 @@ impl Admission {
         self.nearby.strangers(view)
     }
 
-    /// Returns the reason for which LAN discovery does not work, if it does not.
-    pub(super) fn discovery_trouble(&self) -> Option<String> {
-        self.nearby.trouble()
+    /// Returns the state of LAN discovery.
+    pub(super) fn discovery(&self) -> Discovery {
+        self.nearby.discovery()
     }
 
     /// Returns the peer at which a person must approve us, if that is what we wait for.

@@ -570,7 +570,7 @@ impl Driver {
             tailnet: self.links.tailnet(),
             nearby: self.admission.strangers(&view),
             pending: self.admission.pending(&view, &before.pending, clock::now()),
-            discovery_trouble: self.admission.discovery_trouble(),
+            discovery: self.admission.discovery(),
             open_calls,
             longest_step: self.publisher.longest_step(),
             asking_to_join: self.admission.asking_to_join(),

@@ -7,6 +7,7 @@ use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
 
 use crate::mesh::tailnet::Tailnet;
+use crate::mesh::transport::lan::Discovery;
 use crate::mesh::transport::{Address, LinkInfo, Relayed};
 
 /// State of this moment besides [`View`](mesh_core::io::View), published as it changes.
@@ -24,8 +25,8 @@ pub struct Surroundings {
     pub nearby: Vec<Nearby>,
     /// Devices that await approval.
     pub pending: Vec<Pending>,
-    /// The reason for which LAN discovery does not work, if it does not.
-    pub discovery_trouble: Option<String>,
+    /// State of LAN discovery.
+    pub discovery: Discovery,
     /// Calls without an ending that this peer knows of.
     pub open_calls: usize,
     /// Longest time that the one loop of the mesh took for one thing, since this process began.

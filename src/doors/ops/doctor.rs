@@ -22,6 +22,7 @@ use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
 use crate::mesh::disk_room::disk_space;
+use crate::mesh::transport::lan::Discovery;
 use crate::ownership;
 use crate::status::{ErrorCode, OpError};
 
@@ -230,7 +231,7 @@ pub fn warnings(
         warnings.push("no gateway elected; calls are accepted and queued here until there is one".to_owned());
     }
     warnings.extend(attention(view).into_iter().map(|(what, press)| format!("{what}; {press}")));
-    if let Some(trouble) = &around.discovery_trouble {
+    if let Discovery::Trouble(trouble) = &around.discovery {
         warnings.push(format!("finding devices on the local network does not work: {trouble}"));
     }
     if let (told, Some(step)) = around.tailnet.told(now().wall_ms) {
@@ -349,14 +350,17 @@ fn relays(view: &View, around: &Surroundings) -> Check {
 }
 
 fn discovery(around: &Surroundings) -> Check {
-    match &around.discovery_trouble {
-        Some(trouble) => Check::warn(
+    match &around.discovery {
+        Discovery::Trouble(trouble) => Check::warn(
             "discovery",
             format!("devices on the local network are not found by themselves: {trouble}"),
             "see that it is on a network and that multicast (mDNS, UDP 5353) is allowed there; or join with a code or \
              an address; known devices are still reconnected",
         ),
-        None => Check::ok(
+        Discovery::Off => {
+            Check::ok("discovery", "it is switched off (`discovery.lan`): devices join by a code or an address")
+        }
+        Discovery::Working => Check::ok(
             "discovery",
             format!("{} strangers nearby, {} await approval", around.nearby.len(), around.pending.len()),
         ),

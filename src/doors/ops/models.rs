@@ -54,7 +54,7 @@ pub async fn remove(home: &Path, name: &str) -> Result<(), OpError> {
 fn here(home: &Path, name: &str) -> Result<(ModelFiles, &'static Entry), OpError> {
     let entry = Entry::named(name).ok_or_else(|| {
         OpError::new(ErrorCode::NotFound, format!("no model is called `{name}`"))
-            .hint("`sigil model list` and GET /models show all that are known")
+            .hint("`sigil model list` and GET /api/v1/models show all that are known")
     })?;
     let files = ModelFiles::new(models_of(home));
     if files.presence(entry) == Presence::Absent { Err(absent(name)) } else { Ok((files, entry)) }

@@ -241,7 +241,7 @@ impl Fake {
                 addresses: vec!["192.168.1.8:7433".parse().unwrap()],
                 seen_ms: ACCEPTED_MS,
             }],
-            discovery_trouble: Some("no multicast".to_owned()),
+            discovery: crate::mesh::transport::lan::Discovery::Trouble("no multicast".to_owned()),
             open_calls: 2,
             ..Surroundings::default()
         };

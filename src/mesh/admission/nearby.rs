@@ -8,7 +8,7 @@ use mesh_core::names::{self, Found};
 
 use crate::mesh::error::JoinError;
 use crate::mesh::snapshot::Nearby;
-use crate::mesh::transport::lan::LanEvent;
+use crate::mesh::transport::lan::{Discovery, LanEvent};
 
 /// Devices that are kept, at most.
 const DEVICES_MAX: usize = 256;
@@ -17,8 +17,7 @@ const DEVICES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct NearbyDevices {
     seen: BTreeMap<PeerId, Nearby>,
-    /// The reason for which discovery does not work, if it does not.
-    trouble: Option<String>,
+    discovery: Discovery,
 }
 
 impl NearbyDevices {
@@ -35,12 +34,8 @@ impl NearbyDevices {
                 self.seen.remove(&peer);
                 true
             }
-            LanEvent::Trouble(why) => {
-                self.trouble = Some(why);
-                false
-            }
-            LanEvent::Working => {
-                self.trouble = None;
+            LanEvent::State(discovery) => {
+                self.discovery = discovery;
                 false
             }
         }
@@ -68,8 +63,8 @@ impl NearbyDevices {
         }
     }
 
-    /// Returns the reason for which discovery does not work, if it does not.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.clone()
+    /// Returns the state of discovery itself.
+    pub(super) fn discovery(&self) -> Discovery {
+        self.discovery.clone()
     }
 }

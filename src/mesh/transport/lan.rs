@@ -38,6 +38,18 @@ pub struct LanConfig {
     pub tasks: TaskGroup,
 }
 
+/// State of LAN discovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// It goes on, or will at once.
+    #[default]
+    Working,
+    /// Whoever set up this device wants none.
+    Off,
+    /// It does not work just now, and why.
+    Trouble(String),
+}
+
 /// An event of LAN discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LanEvent {
@@ -52,10 +64,8 @@ pub enum LanEvent {
     },
     /// Nothing came from it for minutes.
     Gone(PeerId),
-    /// Discovery does not work just now, and why. It goes on trying; the mesh does not need it.
-    Trouble(String),
-    /// The trouble is over.
-    Working,
+    /// Discovery has another state. In trouble it goes on trying; the mesh does not need it.
+    State(Discovery),
 }
 
 /// Starts to look around and to be seen. `events` may be small: the search waits while it is full.
@@ -69,6 +79,6 @@ pub fn start(config: LanConfig, links: &Links, events: mpsc::Sender<LanEvent>) {
     });
     #[cfg(not(feature = "lan"))]
     tasks.spawn(async move {
-        let _ = events.send(LanEvent::Trouble("built without lan".to_owned())).await;
+        let _ = events.send(LanEvent::State(Discovery::Trouble("built without lan".to_owned()))).await;
     });
 }

@@ -11,10 +11,10 @@ use mesh_core::ids::{MeshId, NodeId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::LanEvent;
 use super::near::{Near, Said};
 use super::record::{self, Heard, Instance, PACKET_BYTES_MAX, Record};
 use super::sockets::Sockets;
+use super::{Discovery, LanEvent};
 use crate::mesh::transport::address::canonical;
 use crate::mesh::transport::dial;
 use crate::mesh::transport::interfaces::Interfaces;
@@ -197,7 +197,7 @@ impl Search {
             return None;
         }
         self.trouble.clone_from(&trouble);
-        Some(trouble.map_or(LanEvent::Working, LanEvent::Trouble))
+        Some(LanEvent::State(trouble.map_or(Discovery::Working, Discovery::Trouble)))
     }
 
     /// Says that we are here, once we know a mesh.

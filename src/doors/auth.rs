@@ -35,7 +35,7 @@ fn is_public(path: &str) -> bool {
 fn is_for_callers(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/api/v1/") else { return path == "/openapi.json" };
     let first = rest.split('/').next().unwrap_or_default();
-    matches!(first, "status" | "tools" | "calls" | "approvals" | "events" | "tokens")
+    matches!(first, "status" | "tools" | "calls" | "approvals" | "hours" | "events" | "tokens")
         || first == "nodes" && rest.split('/').count() <= 2
         || rest == "policy/explain"
 }

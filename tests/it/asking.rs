@@ -199,7 +199,30 @@ fn an_hour_is_shown_and_taken_back() {
     let second = tablet.call("hub", "again", 60);
     wait_until("it asks again", PATIENCE, || tablet.get_call(&second)["state"] == "asking");
     assert_eq!(hub.witness().len(), 2);
-    assert_eq!(devices[0].cli(&["approvals", "withdraw", "aaaaaaa"]).code, 2, "no id");
+    for none in ["zzzzzzz", "", "AAAAAAA"] {
+        assert!([2, 3].contains(&devices[0].cli(&["approvals", "withdraw", none]).code), "{none}");
+    }
+    // A call that an hour has let through, and that waits, is answered by whoever could have been asked.
+    let again = |id: &str| tablet.get_call(id)["state"] == "asking";
+    assert_eq!(answers(&devices[0], &second, "hour"), 0);
+    assert_eq!(tablet.wait_ended(&second, PATIENCE)["state"], "done");
+    let (mut hub, ran) = (hub, 3);
+    assert_eq!(hub.witness().len(), ran);
+    let all =
+        || items(&tablet.get("hours").expect(200)).len() == 1 && items(&devices[0].get("hours").expect(200)).len() == 1;
+    wait_until("the second hour is known", PATIENCE, all);
+    hub.stop();
+    let third = tablet.call("hub", "again", 600);
+    let hour = text(&items(&devices[0].get("hours").expect(200))[0], "id").to_owned();
+    assert_eq!(devices[0].cli(&["approvals", "withdraw", &hour]).code, 0);
+    wait_until("the tablet knows", PATIENCE, || items(&tablet.get("hours").expect(200)).is_empty());
+    hub.start();
+    wait_until("it asks", PATIENCE, || again(&third));
+    wait_until("at the phone", PATIENCE, || waits(&devices[0], &third));
+    assert_eq!(hub.witness().len(), ran);
+    let told = devices[0].cli(&["approvals", "answer", &third, "no"]);
+    assert!(told.code == 0 && told.stdout.contains("does not run"), "{told:?}");
+    assert_eq!(tablet.wait_ended(&third, PATIENCE)["state"], "denied");
     let audited = || items(&hub.get("audit").expect(200)).iter().any(|line| line["what"] == "taken_back");
     wait_until("the audit tells", PATIENCE, audited);
 }

@@ -341,6 +341,33 @@ fn a_call_that_asks_runs_by_the_yes_of_its_approver_at_a_third_device() {
     assert_eq!(phone.cli(&["approvals", "answer", &"0".repeat(26), "no"]).code, 3);
 }
 
+/// A rule for a person who is none is refused; that somebody is named who is gone by now keeps nobody from other edits.
+#[test]
+fn t7xj_11_an_edit_names_nobody_who_is_none() {
+    let hub = Home::new("hub").started();
+    for person in ["mia", "oma"] {
+        done(&hub, &["person", "add", person]);
+    }
+    done(&hub, &["workspace", "add", "w", "--node", "hub"]);
+    for person in ["mia", "oma"] {
+        done(&hub, &["workspace", "member", "w", person]);
+    }
+    for words in [
+        &["workspace", "member", "w", "zoe"][..],
+        &["rule", "deny", "w/x", "--who", "zoe", "--tool", "again"],
+        &["rule", "ask", "w/x", "--tool", "again", "--approver", "zoe"],
+    ] {
+        let said = hub.cli(words);
+        assert!(said.code == 3 && said.stderr.contains("nobody is called `zoe`"), "{words:?}: {said:?}");
+    }
+    done(&hub, &["rule", "deny", "w/oma", "--who", "oma", "--tool", "again"]);
+    done(&hub, &["person", "remove", "oma"]);
+    done(&hub, &["rule", "deny", "w/x", "--who", "mia", "--tool", "again"]);
+    done(&hub, &["rule", "remove", "w/oma"]);
+    done(&hub, &["workspace", "member", "w", "oma", "--remove"]);
+    assert_eq!(explained_for(&hub, "mia"), json!("deny"));
+}
+
 /// Two owners who do not know of each other change the same rule and person: whoever changes something else afterwards,
 /// or a name, gives nothing back that was taken.
 #[test]

@@ -36,14 +36,12 @@ async fn list(client: &Client, limit: u32, cursor: Option<&str>, ui: Ui) -> Resu
 }
 
 async fn answer(client: &Client, call: &str, answer: Answer, note: Option<String>, ui: Ui) -> Result<Exit, Failure> {
+    // Looked at before: the same answer again is taken also once the call is over, and a no ends it.
+    let before = client.get(&format!("/api/v1/calls/{}", segment(call))).await.ok();
+    let ended = before.map(|call| text(&call, "state")).filter(|state| Exit::of_call(state) != Exit::Queued);
     let body = json!({ "answer": answer.as_str(), "note": note });
     let extras = Extras { body: Some(body.to_string()), ..Extras::default() };
     let answered = client.ask(Method::POST, &format!("{APPROVALS}/{}", segment(call)), extras).await?.json()?;
-    // The same answer again is taken also once the call is over.
-    let ended = client.get(&format!("/api/v1/calls/{}", segment(call))).await.ok().and_then(|call| {
-        let state = text(&call, "state");
-        (Exit::of_call(&state) != Exit::Queued).then_some(state)
-    });
     Ok(show(ui, "sigil.answered/1", answered, |answered| {
         let id = text(answered, "call_id");
         if let Some(state) = ended {
@@ -61,12 +59,18 @@ async fn answer(client: &Client, call: &str, answer: Answer, note: Option<String
     }))
 }
 
-/// The id that begins so, if one does; else as it was written, so that the agent says what is wrong.
+/// The one id that begins so.
 fn whole_id(hours: &Value, start: &str) -> Result<String, Failure> {
     let ids: Vec<String> =
         items(hours).iter().map(|hour| text(hour, "id")).filter(|id| id.starts_with(start)).collect();
     match ids.as_slice() {
-        [] => Ok(start.to_owned()),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            format!("no yes for an hour that counts has an id that begins with `{}`", clean(start)),
+        )
+        .hint("`sigil approvals hours` lists them")),
+        _ if start.is_empty() => Err(Failure::new(Exit::Usage, "which yes for an hour?")
+            .hint("`sigil approvals hours` lists them: pass an id, or its beginning")),
         [id] => Ok(id.clone()),
         _ => Err(Failure::new(
             Exit::Conflict,
@@ -77,7 +81,8 @@ fn whole_id(hours: &Value, start: &str) -> Result<String, Failure> {
 }
 
 async fn withdraw(client: &Client, start: &str, ui: Ui) -> Result<Exit, Failure> {
-    let id = whole_id(&client.get(HOURS).await?.into_value(), start)?;
+    let start = start.to_ascii_lowercase();
+    let id = whole_id(&client.get(HOURS).await?.into_value(), &start)?;
     client.ask(Method::DELETE, &format!("{HOURS}/{}", segment(&id)), Extras::default()).await?;
     Ok(show(ui, "sigil.withdrawn/1", json!({ "id": id }).into(), |_| {
         "Taken back: calls like it ask again. What runs already goes on; `sigil cancel` stops that.".to_owned()
@@ -87,7 +92,8 @@ async fn withdraw(client: &Client, start: &str, ui: Ui) -> Result<Exit, Failure>
 fn hours_text(body: &Value, ui: Ui) -> String {
     let hours = items(body);
     if hours.is_empty() {
-        return "No yes for an hour counts now. `sigil approvals answer CALL hour` says one.".to_owned();
+        return "No yes for an hour counts now, as far as this device knows: what was said before it started is listed at the others. \
+                `sigil approvals answer CALL hour` says one.".to_owned();
     }
     let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let rows = hours.iter().map(|hour| {

@@ -51,7 +51,7 @@ pub async fn list(mesh: &MeshHandle, who: &Identity) -> Result<Vec<Hour>, OpErro
             return None;
         }
         let given = Given { hash: id, at, consent };
-        let may = |person: &PersonId| !view.rights.may_take_back(&given, person).is_empty();
+        let may = |person: &PersonId| given.consent.of.iter().any(|at| view.rights.may_take_back(&given, at, person));
         let is_revocable = sitter.as_ref().is_some_and(may);
         Some(Hour {
             id,

@@ -396,7 +396,7 @@ pub async fn replace(
     let nobody = |settings: &PolicySettings| -> Vec<String> {
         settings.warnings(&is_person, None).iter().map(ToString::to_string).collect()
     };
-    let (mut warnings, before) = (nobody(wanted), nobody(&held.settings(part)));
+    let (mut warnings, before) = (nobody(wanted), nobody(&held.settings(&Part::All)));
     // A rule for a person who is none would be no rule, and a no of it no no. One that stood there already is told of.
     if let Some(new) = warnings.iter().find(|told| !before.contains(told)).filter(|_| !force) {
         return Err(OpError::new(ErrorCode::UnknownPerson, new.clone())

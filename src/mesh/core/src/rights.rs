@@ -22,6 +22,7 @@ use crate::io::{AnswerChoice, Edit, LogReader, Now, Output, Refusal};
 use crate::limits;
 use crate::log::Logs;
 use crate::nodes::Nodes;
+use crate::policy::bounds::WAIT_MS_DEFAULT;
 use crate::policy::{
     Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
     PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, ToolPattern, Value, Verdict, View,
@@ -360,6 +361,16 @@ impl Rights {
             !trust.is_owner(peer) && device.is_some_and(|(_, of)| of.iter().any(|person| people.contains(person)))
         });
         at.take(crate::audience::APPROVERS_MAX).copied().collect()
+    }
+
+    /// Asks that a decision does not leave open because of yeses for an hour.
+    pub(crate) fn answered_by_hours<'a>(&'a self, decision: &'a Decision) -> impl Iterator<Item = OpenAsk> + 'a {
+        let given = decision.consents.iter().filter_map(|hash| self.view.consents().get(hash));
+        given.flat_map(|given| {
+            let of_agent = matches!(&given.consent.choice, Choice::Hour { principal: Principal::Agent(..), .. });
+            let ask = move |rule: &RuleRef| OpenAsk { rule: rule.clone(), of_agent, wait_ms: WAIT_MS_DEFAULT };
+            given.consent.of.iter().map(ask)
+        })
     }
 
     /// True unless a device asks for itself that rights know by no name: no two of its calls are alike to them.

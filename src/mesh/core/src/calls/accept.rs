@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::ids::{PeerId, ReqId};
 use crate::io::{Denial, DiskSpace, NewCall, Refusal};
 use crate::limits;
-use crate::policy::{Cause, Decision, Principal, Request, Verdict};
+use crate::policy::{Cause, Decision, OpenAsk, Principal, Request, Verdict};
 use crate::protocol_rule::ProtocolRule;
 use crate::record::Header;
 use crate::rule_words;
@@ -93,10 +93,9 @@ pub(crate) fn accept(new: NewCall, book: &Book, facts: &Facts<'_>, fx: &Effects<
         return Err(over_budget(OverBudget::Keys(budget.keys)));
     }
     let own = facts.logs.incarnation();
-    let approvers = match decision.verdict {
-        Verdict::Ask => facts.rights.approvers_at(&request, &decision.asks, facts.trust),
-        Verdict::Allow | Verdict::Deny => Vec::new(),
-    };
+    // Also of asks that an hour has answered: it may be over, or taken back, before the call starts.
+    let asks: Vec<OpenAsk> = decision.asks.iter().cloned().chain(facts.rights.answered_by_hours(&decision)).collect();
+    let approvers = facts.rights.approvers_at(&request, &asks, facts.trust);
     let header = Header {
         id: facts.incarnations.next_id(&me, own),
         target,

@@ -411,42 +411,49 @@ impl Peer {
         HeldAnswer { id: given.hash, at: given.at, consent: given.consent.clone(), left_ms }
     }
 
-    /// The yeses for an hour that are held here and were not taken back.
+    /// The yeses for an hour that are held here and count, with the asks that they answer yet.
     #[must_use]
     pub fn hours(&self) -> Vec<HeldAnswer> {
         let view = self.rights.view();
-        let is_hour = |given: &&Given| matches!(given.consent.choice, Choice::Hour { .. });
-        let counts = view.consents().all().filter(is_hour).filter(|given| !view.is_taken_back(given));
-        counts.map(|given| self.held_answer(given)).collect()
+        let held = view.consents().all().filter_map(|given| {
+            let of = view.answered_yet(given);
+            let held = self.held_answer(given);
+            (!of.is_empty()).then(|| HeldAnswer { consent: Consent { of, ..held.consent }, ..held })
+        });
+        held.collect()
     }
 
     /// A person at a door of ours takes back a yes for an hour. It goes to all who were told that yes.
     pub(super) fn take_back(&mut self, hour: Hash, by: &Principal, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         let person = self.answerer(by)?.clone();
-        let (Some(given), Some(audience)) =
-            (self.rights.view().consents().get(&hour), self.rights.answer_audience(&hour))
-        else {
+        let view = Arc::clone(self.rights.view());
+        let (Some(given), Some(audience)) = (view.consents().get(&hour), self.rights.answer_audience(&hour)) else {
             return Err(Refusal::UnknownHour(hour));
         };
         let Choice::Hour { target, tool, .. } = &given.consent.choice else {
             return Err(Refusal::UnknownHour(hour));
         };
-        let of = self.rights.view().may_take_back(given, &person);
+        let may = |at: &&RuleRef| view.may_take_back(given, at, &person);
+        let of: Vec<RuleRef> = given.consent.of.iter().filter(may).cloned().collect();
         if of.is_empty() {
             let who = &given.consent.by;
             return Err(Refusal::NotApprover(format!(
                 "{person} may not take back the yes of {who}: {who} may, and whoever may answer such calls"
             )));
         }
-        if !self.rights.view().is_taken_back(given) {
-            let rules: Vec<String> = given.consent.of.iter().map(ToString::to_string).collect();
-            let row = AuditRow::new(Happened::TakenBack, Some(by.clone()), Verdict::Ask, &rules.join(", "));
-            let node = self.rights.view().name_of(target).cloned();
-            let row = AuditRow { target: Some(*target), node, tool: Some(tool.clone()), ..row };
-            let choice = Choice::Withdrawn { consent: hour };
-            let consent = Consent { choice, by: person, of: of.clone(), note: Note::default() };
+        // What is taken back already is not said again.
+        if view.answered_yet(given).iter().any(|at| of.contains(at)) {
+            let consent = Consent {
+                choice: Choice::Withdrawn { consent: hour },
+                by: person,
+                of: of.clone(),
+                note: Note::default(),
+            };
             self.write_consent(audience, &consent, limits::TTL_MS_MAX, fx);
-            self.upkeep.audit.note(row, fx);
+            let rules: Vec<String> = of.iter().map(ToString::to_string).collect();
+            let row = AuditRow::new(Happened::TakenBack, Some(by.clone()), Verdict::Ask, &rules.join(", "));
+            let node = view.name_of(target).cloned();
+            self.upkeep.audit.note(AuditRow { target: Some(*target), node, tool: Some(tool.clone()), ..row }, fx);
         }
         Ok(Reply::TakenBack { of })
     }
@@ -534,7 +541,7 @@ impl Peer {
     }
 
     /// Signs an answer. It counts, here too, once it is durable.
-    fn write_consent(&mut self, audience: Audience, consent: &Consent, left_ms: u64, fx: &mut Effects<'_>) {
+    pub(super) fn write_consent(&mut self, audience: Audience, consent: &Consent, left_ms: u64, fx: &mut Effects<'_>) {
         let body = entry::encode(consent);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CONSENT, (audience, &body), fx);
         self.charge_own(&entry, fx);

@@ -1,6 +1,8 @@
 //! The way of an entry into this peer: screened, appended to its log, applied by its kind. Our own entries begin at the
 //! second stop. Each stop is a table that asks the owners of what the entry is about.
 
+use std::sync::Arc;
+
 use super::{Peer, facts};
 use crate::audience::Audience;
 use crate::calls::{Confirmed, InferredEnding};
@@ -8,12 +10,13 @@ use crate::effects::{Effects, Then};
 use crate::entry::{self, Kind, SignedEntry};
 use crate::executor::Finished;
 use crate::frame::EntryItem;
-use crate::ids::{PeerId, ReqId};
+use crate::ids::{Hash, PeerId, ReqId};
 use crate::incarnations::{self, LostState, OwnEntry};
 use crate::io::{CallState, Fact};
 use crate::limits;
 use crate::log::{self, Ingest};
 use crate::membership;
+use crate::policy::{Choice, Consent, Note};
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Ending, Outcome, Payload, Source};
 use crate::rights;
@@ -552,6 +555,31 @@ impl Peer {
             left_ms = self.book.left_ms(&id, fx.now.mono_ms);
         }
         self.hear_answer(entry, left_ms, fx);
+        if let Choice::Withdrawn { consent: hour } = consent.choice
+            && entry.author != self.local.me
+        {
+            self.confirm_taken_back(hour, fx);
+        }
+    }
+
+    /// An hour that was said here is taken back at another device: this one says so too. Else it would count again once that
+    /// device speaks for nobody any more who may take it back.
+    fn confirm_taken_back(&mut self, hour: Hash, fx: &mut Effects<'_>) {
+        let (me, view) = (self.local.me, Arc::clone(self.rights.view()));
+        let Some(given) = view.consents().get(&hour).filter(|given| given.at == me) else { return };
+        let is_over = given.consent.of.iter().all(|at| view.is_taken_back(given, at));
+        let is_said = view.consents().all().any(|other| {
+            other.at == me && matches!(other.consent.choice, Choice::Withdrawn { consent } if consent == hour)
+        });
+        if let Some(audience) = self.rights.answer_audience(&hour)
+            && is_over
+            && !is_said
+            && self.trust.tier(&me).is_some()
+        {
+            let choice = Choice::Withdrawn { consent: hour };
+            let consent = Consent { choice, note: Note::default(), ..given.consent.clone() };
+            self.write_consent(audience, &consent, limits::TTL_MS_MAX, fx);
+        }
     }
 
     pub(super) fn hear_answer(&mut self, entry: &SignedEntry, left_ms: Option<u64>, fx: &mut Effects<'_>) {

@@ -1,5 +1,7 @@
 //! People who may answer an ask, and who may take an answer back.
 
+use std::borrow::Cow;
+
 use super::consents::{Choice, Given};
 use super::records::Approver;
 use super::view::View;
@@ -7,13 +9,12 @@ use crate::people::{Domain, PersonId, Principal, Role, RuleRef};
 use crate::record::Tier;
 
 /// That which an ask is about.
-#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub(super) asker: &'a Principal,
     /// Name of the device as patterns meet it.
     pub(super) node: &'a str,
     /// Name of the tool as patterns meet it.
-    pub(super) tool: &'a str,
+    pub(super) tool: Cow<'a, str>,
 }
 
 impl View {
@@ -40,7 +41,7 @@ impl View {
         if at.is_otherwise() {
             return by_default();
         }
-        space.rule(at).is_some_and(|rule| rule.lets_approve(asked.node, asked.tool, &by_default, &is))
+        space.rule(at).is_some_and(|rule| rule.lets_approve(asked.node, &asked.tool, &by_default, &is))
     }
 
     /// True if what was said was said at a device that may say it for that person.
@@ -51,33 +52,44 @@ impl View {
         })
     }
 
-    /// The asks of a yes for an hour that this person may take back: all of the person's own, else those that the person might
-    /// answer. None of anything else: a yes to one call is taken back by cancelling that.
+    /// The asks that a yes for an hour answers yet: its author may still answer them, and nobody who may has taken it back.
     #[must_use]
-    pub fn may_take_back(&self, given: &Given, person: &PersonId) -> Vec<RuleRef> {
-        let may = |at: &&RuleRef| self.may_end(given, at, person);
-        given.consent.of.iter().filter(may).cloned().collect()
+    pub fn answered_yet(&self, given: &Given) -> Vec<RuleRef> {
+        let Choice::Hour { principal, .. } = &given.consent.choice else { return Vec::new() };
+        let of_agent = matches!(principal, Principal::Agent(..));
+        let answered = |at: &&RuleRef| {
+            let by = &given.consent.by;
+            self.asked_of(given).is_some_and(|asked| self.may_approve(&asked, (at, of_agent), by))
+                && !self.is_taken_back(given, at)
+        };
+        if !self.is_spoken(given) {
+            return Vec::new();
+        }
+        given.consent.of.iter().filter(answered).cloned().collect()
     }
 
-    /// True if a yes for an hour lets nothing through any more: each of its asks was taken back by one who may.
+    /// True if somebody who may has taken back what was said to this ask.
     #[must_use]
-    pub fn is_taken_back(&self, given: &Given) -> bool {
-        let ended = |at: &RuleRef| {
-            let mut withdrawals = self.consents().withdrawals(&given.hash).iter();
-            withdrawals.any(|other| self.is_spoken(other) && self.may_end(given, at, &other.consent.by))
-        };
-        given.consent.of.iter().all(ended)
+    pub fn is_taken_back(&self, given: &Given, at: &RuleRef) -> bool {
+        let mut withdrawals = self.consents().withdrawals(&given.hash).iter();
+        withdrawals.any(|other| self.is_spoken(other) && self.may_take_back(given, at, &other.consent.by))
     }
 
-    fn may_end(&self, given: &Given, at: &RuleRef, person: &PersonId) -> bool {
-        let Choice::Hour { principal, target, tool, .. } = &given.consent.choice else { return false };
-        let by_others = || {
-            let tool = tool.folded();
-            self.devices.get(target).is_some_and(|device| {
-                let asked = Asked { asker: principal, node: device.facts.known_as(), tool: &tool };
-                self.may_approve(&asked, (at, false), person)
-            })
+    /// True if this person may take back what was said to this ask: whoever said it, and whoever may answer it; of what an
+    /// agent was given, its person.
+    #[must_use]
+    pub fn may_take_back(&self, given: &Given, at: &RuleRef, person: &PersonId) -> bool {
+        let by_others = |asked: &Asked<'_>| {
+            let of_agent = matches!(asked.asker, Principal::Agent(..));
+            self.may_approve(asked, (at, of_agent), person)
         };
-        given.consent.by == *person || by_others()
+        given.consent.by == *person || self.asked_of(given).as_ref().is_some_and(by_others)
+    }
+
+    /// That which a yes for an hour is about; `None`: it is none, or for a device that is no member.
+    fn asked_of<'a>(&'a self, given: &'a Given) -> Option<Asked<'a>> {
+        let Choice::Hour { principal, target, tool, .. } = &given.consent.choice else { return None };
+        let node = self.devices.get(target)?.facts.known_as();
+        Some(Asked { asker: principal, node, tool: tool.folded() })
     }
 }

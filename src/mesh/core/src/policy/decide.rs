@@ -4,6 +4,8 @@
 //! and what one of them lacks is lacking: an agent also as its person, and whoever asks at a device below the owner tier
 //! also at the role that such a device caps. In each workspace a level is given a tool by a rule, by its role, or not.
 
+use std::borrow::Cow;
+
 use super::approvers::Asked;
 use super::consents::{Choice, Given};
 use super::decision::{Cause, Decision, Layer, OpenAsk, Request, Step};
@@ -701,18 +703,18 @@ impl<'v, 'r> Judging<'v, 'r> {
     /// speak for that person, and was not taken back.
     fn counts(&self, given: &Given, ask: &Ask<'v>) -> bool {
         let (at, asked) = (ask.rule.at(), self.asked());
-        let may = |given: &Given| self.view.may_approve(&asked, (&at, ask.of_agent), &given.consent.by);
-        let taken_back = || {
-            let mut withdrawals = self.view.consents.withdrawals(&given.hash).iter();
-            withdrawals.any(|other| self.view.is_spoken(other) && (other.consent.by == given.consent.by || may(other)))
-        };
+        let may = self.view.may_approve(&asked, (&at, ask.of_agent), &given.consent.by);
         let named = given.consent.of.iter().any(|of| ask.rule.is_named(of));
-        named && self.view.is_spoken(given) && may(given) && !taken_back()
+        named && self.view.is_spoken(given) && may && !self.view.is_taken_back(given, &at)
     }
 
     /// That which the asks of the request are about.
     pub(super) fn asked(&self) -> Asked<'_> {
-        Asked { asker: &self.request.principal, node: self.at.target.facts.known_as(), tool: &self.at.tool }
+        Asked {
+            asker: &self.request.principal,
+            node: self.at.target.facts.known_as(),
+            tool: Cow::Borrowed(&self.at.tool),
+        }
     }
 
     /// State of each place that holds the tool, for whoever looks for what would change the answer.

@@ -38,6 +38,8 @@ enum Need {
     Some,
     /// A call waits for it that has not started.
     Much,
+    /// It takes back an hour that is held.
+    Most,
 }
 
 impl Held {
@@ -103,7 +105,12 @@ impl Answers {
         let age_ms = fx.now.wall_ms.saturating_sub(entry.entry.hlc >> 16);
         let by_clocks = (hour_ms + limits::STAY_GRACE_MS).saturating_sub(age_ms);
         let told = |left_ms: Option<u64>| left_ms.unwrap_or(0).min(hour_ms).min(by_clocks);
-        let left_ms = if hour { told(left_ms) } else { left_ms.unwrap_or(UNKNOWN_MS) };
+        let left_ms = match consent.choice {
+            Choice::Hour { .. } => told(left_ms),
+            // Whoever passes it on does not shorten what it takes away.
+            Choice::Withdrawn { .. } => UNKNOWN_MS,
+            Choice::Once { .. } | Choice::Deny { .. } => left_ms.unwrap_or(UNKNOWN_MS),
+        };
         let endless = hour && !fx.enforces(ProtocolRule::HourEnds);
         let until = if endless { u64::MAX } else { fx.now.mono_ms + left_ms };
         if let Some(held) = self.held.get_mut(&entry.hash) {
@@ -164,13 +171,12 @@ impl Answers {
     /// Need of an answer: of one author only so many about one call can be needed.
     fn need(&self, author: &PeerId, choice: &Choice, waits: &dyn Fn(&ReqId) -> bool) -> Need {
         let Some(id) = call_of(choice) else {
-            // What is taken back stays so for as long as it would count.
-            let is_needed = match choice {
-                Choice::Hour { .. } => true,
-                Choice::Withdrawn { consent } => self.held.contains_key(consent),
-                Choice::Once { .. } | Choice::Deny { .. } => false,
+            return match choice {
+                Choice::Hour { .. } => Need::Some,
+                // What is taken back stays so for as long as it would count.
+                Choice::Withdrawn { consent } if self.held.contains_key(consent) => Need::Most,
+                Choice::Withdrawn { .. } | Choice::Once { .. } | Choice::Deny { .. } => Need::Little,
             };
-            return if is_needed { Need::Some } else { Need::Little };
         };
         let alike = |held: &&Held| held.entry.author == *author && call_of(&held.choice) == Some(id);
         let many = || self.held.values().filter(alike).count() > limits::CONSENTS_OF_CALL_MAX;

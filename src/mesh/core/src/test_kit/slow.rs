@@ -293,10 +293,14 @@ impl<'a> Slow<'a> {
     }
 
     fn answers(&self, given: &Given, ask: &str, of_agent: bool) -> bool {
+        // Of others an hour alone, and of what an agent was given its person.
+        let hour = matches!(given.consent.choice, Choice::Hour { .. });
+        let of_agent_or_its = of_agent || matches!(self.request.principal, Principal::Agent(..));
         let taken_back = self.world.given.iter().any(|other| {
+            let by = &other.consent.by;
             matches!(other.consent.choice, Choice::Withdrawn { consent } if consent == given.hash)
                 && self.speaks_at(other)
-                && (other.consent.by == given.consent.by || self.may_approve(ask, of_agent, other.consent.by.as_str()))
+                && (*by == given.consent.by || hour && self.may_approve(ask, of_agent_or_its, by.as_str()))
         });
         given.consent.of.iter().any(|of| of.to_string() == ask)
             && self.speaks_at(given)

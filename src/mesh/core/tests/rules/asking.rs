@@ -171,6 +171,61 @@ fn an_hour_that_is_taken_back_lets_nothing_through() {
     assert!(matches!(nothing, Reply::Refused(Refusal::UnknownHour(_))), "{nothing:?}");
 }
 
+/// It stays so once the device at which it was taken back speaks for nobody any more.
+#[test]
+fn an_hour_that_is_taken_back_does_not_come_back_with_the_device_that_said_so() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    change(
+        &mut net,
+        0,
+        vec![(Key::Device(id(2)), Some(Value::Device(Device { people: vec![parse("anna")], ..Device::default() })))],
+    );
+    net.pass(1_000);
+    let first = net.ask(1, by_mia(0));
+    net.pass(500);
+    says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    net.finish_tools(0);
+    let hour = net.peer(2).hours()[0].id;
+    let taken = net.command(2, Command::TakeBack { hour, by: parse("person:anna") });
+    assert!(matches!(taken, Reply::TakenBack { .. }), "{taken:?}");
+    net.pass(1_000);
+    change(&mut net, 0, vec![(Key::Person(parse("anna")), None)]);
+    net.pass(1_000);
+    let second = net.ask(1, by_mia(0));
+    net.pass(1_000);
+    assert_eq!(net.runs(&second), 0);
+    assert!(net.peer(0).hours().is_empty());
+}
+
+/// Answers to calls that wait keep out no withdrawal, and it may not be shortened by whoever passes it on.
+#[test]
+fn what_is_taken_back_has_room() {
+    let mut net = Net::of(2);
+    home(&mut net);
+    net.pass(1_000);
+    let first = net.ask(1, by_mia(0));
+    net.pass(500);
+    says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    net.finish_tools(0);
+    let hour = net.peer(1).hours()[0].id;
+    let taken = net.command(0, Command::TakeBack { hour, by: parse("person:owner") });
+    assert!(matches!(taken, Reply::TakenBack { .. }), "{taken:?}");
+    net.pass(1_000);
+    assert!((0..2).all(|n| net.peer(n).hours().is_empty()));
+    // Hours of days to come push it out no sooner than what it takes back is over.
+    for _ in 0..20 {
+        let next = net.ask(1, by_mia(0));
+        net.pass(300);
+        says(&mut net, 0, next, "person:owner", AnswerChoice::Once);
+        net.pass(300);
+        net.finish_tools(0);
+    }
+    assert!((0..2).all(|n| net.peer(n).hours().is_empty()));
+}
+
 /// It stays taken back at a device that was away then, and where that was said in another half.
 #[test]
 fn an_hour_that_is_taken_back_elsewhere_lets_nothing_through_here() {

@@ -24,6 +24,7 @@ mod freezing;
 mod gateway_loss;
 mod harness;
 mod homes;
+mod hot_reload;
 mod hostile_peer;
 mod joining;
 mod kept_bytes;

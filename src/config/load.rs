@@ -261,11 +261,13 @@ fn read(
 
 /// The key whose value is not of its shape.
 fn key_of(error: &config::ConfigError) -> Option<&str> {
-    match error {
-        config::ConfigError::Type { key, .. } => key.as_deref(),
-        config::ConfigError::At { key, error, .. } => key.as_deref().or_else(|| key_of(error)),
-        _ => None,
+    if let config::ConfigError::At { key: None, error, .. } = error {
+        return key_of(error);
     }
+    if let config::ConfigError::Type { key, .. } | config::ConfigError::At { key, .. } = error {
+        return key.as_deref();
+    }
+    None
 }
 
 fn env_name(key: &str) -> String {

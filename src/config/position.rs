@@ -46,14 +46,14 @@ impl Position {
             let next = table.iter().filter(|(key, _)| of_path(key.get_ref())).max_by_key(|(key, _)| key.get_ref().len());
             let Some((key, value)) = next else { return found };
             rest = rest.get(key.get_ref().len() + 1..).unwrap_or_default();
-            match value.get_ref() {
-                DeValue::Table(inner) if !rest.is_empty() => {
-                    found = Some(Self::of_byte(text, key.span().start));
-                    table = inner;
-                }
-                DeValue::Table(_) => return Some(Self::of_byte(text, key.span().start)),
-                _ => return Some(Self::of_byte(text, value.span().start)),
+            let DeValue::Table(inner) = value.get_ref() else {
+                return Some(Self::of_byte(text, value.span().start));
+            };
+            found = Some(Self::of_byte(text, key.span().start));
+            if rest.is_empty() {
+                return found;
             }
+            table = inner;
         }
     }
 }
@@ -71,12 +71,12 @@ mod tests {
 
     #[test]
     fn a_value_is_found_by_its_path() {
-        let text = "[calls]\nttl = '1h'\n[tools.a]\ncommand = 'x'\n[tools.'a.b']\nenv = { é = '1', X = '2' }\n";
+        let text = "[calls]\nttl = '1h'\n[tools.a]\ncommand = 'x'\n[tools.'a.b']\nenv = { 'é' = '1', X = '2' }\n";
         for (path, place) in [
             ("calls.ttl", Some("2:7")),
             ("calls.rate", Some("1:2")),
             ("tools.a.command", Some("4:11")),
-            ("tools.a.b.env.X", Some("6:22")),
+            ("tools.a.b.env.X", Some("6:24")),
             ("tools.a.b.command", Some("5:8")),
             ("tools.a", Some("3:8")),
             ("log.level", None),

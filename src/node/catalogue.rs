@@ -9,7 +9,7 @@ use mesh_core::limits::TOOLS_MAX;
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::ToolDecl;
 
-use super::provider::{Offer, Offers, Provider, State};
+use super::provider::{Offer, Offers, Provider};
 
 /// Origin of a provider. Of two that offer a tool of the same name the lesser one has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +51,6 @@ impl Member {
 pub struct Tool {
     /// The tool, as its provider offers it.
     pub offer: Arc<Offer>,
-    /// State of its provider.
-    pub state: State,
     /// Pattern of `node.deny` by which the owner of this device forbids it. It is known, so that a call in the queue can be
     /// answered with the reason, but not offered.
     pub denied: Option<ToolPattern>,
@@ -122,7 +120,6 @@ impl Catalogue {
                 }
                 let tool = Tool {
                     offer: offer.clone(),
-                    state: offers.state.clone(),
                     denied: deny.iter().find(|pattern| pattern.is_about(&folded)).cloned(),
                     provider: member.provider.clone(),
                 };

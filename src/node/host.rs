@@ -125,11 +125,8 @@ impl ToolHost {
             for member in force.members.iter().filter(|new| !old.members.iter().any(|old| old.is(new))) {
                 self.follow(member);
             }
-            let (left, kept): (Vec<_>, Vec<_>) =
-                old.members.into_iter().partition(|old| !force.members.iter().any(|new| new.is(old)));
-            drop(kept);
             self.fold(&force);
-            left
+            old.members.into_iter().filter(|old| !force.members.iter().any(|new| new.is(old))).collect::<Vec<_>>()
         };
         for member in old {
             self.shared.tasks.spawn(drain(member));
@@ -214,7 +211,8 @@ impl ToolHost {
             return Err(denied(format!("the owner of this device does not allow `{}` ({rule})", header.tool)));
         }
         check_arguments(arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
-        if let Some(why) = tool.state.hindrance() {
+        // As it is, and not as it was when the catalogue was folded. Each change of it is a change of the catalogue too.
+        if let Some(why) = tool.provider.offers().borrow().state.hindrance() {
             return Ok(Look::Hindered(why));
         }
         let asked = match header.timeout_ms {

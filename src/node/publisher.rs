@@ -88,10 +88,7 @@ impl Publisher {
         loop {
             self.catalogue.mark_unchanged();
             let paced = self.told.lock().await.at + PACE;
-            gone_since = match self.lacks_some().await {
-                true => gone_since.or_else(|| Some(Instant::now())),
-                false => None,
-            };
+            gone_since = if self.lacks_some().await { gone_since.or_else(|| Some(Instant::now())) } else { None };
             let due = gone_since.map_or(paced, |since| paced.max(since + GONE_AFTER));
             if Instant::now() >= due || !matches!(timeout_at(due, self.catalogue.changed()).await, Ok(Ok(()))) {
                 return;
@@ -112,6 +109,7 @@ mod tests {
     use super::*;
     use crate::node::catalogue::{Member, Origin};
     use crate::node::testing::Fake;
+    use crate::tasks::TaskGroup;
     use std::sync::PoisonError;
 
     /// Keeps what it is told, and when.
@@ -131,7 +129,7 @@ mod tests {
         mesh: Arc<Mesh>,
         publisher: Publisher,
         began: Instant,
-        stop: CancellationToken,
+        tasks: TaskGroup,
     }
 
     impl Bench {
@@ -139,9 +137,9 @@ mod tests {
             let catalogue = watch::Sender::default();
             let mesh = Arc::new(Mesh::default());
             let publisher = Publisher::new(catalogue.subscribe(), mesh.clone());
-            let bench = Self { catalogue, mesh, publisher, began: Instant::now(), stop: CancellationToken::new() };
-            tokio::spawn(bench.publisher.clone().follow(bench.stop.clone()));
-            bench
+            let tasks = TaskGroup::default();
+            tasks.spawn(publisher.clone().follow(tasks.stopping()));
+            Self { catalogue, mesh, publisher, began: Instant::now(), tasks }
         }
 
         fn offer(&self, tools: &[&str]) {
@@ -197,5 +195,6 @@ mod tests {
         assert_eq!(bench.told(), [(0, "a".to_owned()), (0, String::new())]);
         pass(60).await;
         assert_eq!(bench.told().len(), 2);
+        assert!(bench.tasks.shutdown(Duration::from_secs(1)).await, "it stops when it is told to");
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Reloader {
     now: Config,
     /// Warnings of the start that are not about the file.
     standing: Vec<String>,
+    /// Warnings about what the file says of rights, when that was last said.
+    of_rights: Vec<String>,
     shown: watch::Sender<Arc<Loaded>>,
     /// The file at the last look.
     seen: Option<Stamp>,
@@ -73,7 +75,8 @@ impl Reloader {
         let shown = watch::channel(Arc::new(read.loaded(&[], &read.config, Vec::new()))).0;
         let Read { config, stamp: seen, .. } = read;
         let started = config.clone();
-        Self { home, overrides, started, now: config, standing: Vec::new(), shown, seen, tried: None, tools, mesh }
+        let (standing, of_rights) = (Vec::new(), Vec::new());
+        Self { home, overrides, started, now: config, standing, of_rights, shown, seen, tried: None, tools, mesh }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<Loaded>> {
@@ -92,6 +95,7 @@ impl Reloader {
         let warnings = declare(&self.mesh, &self.now.rights).await.unwrap_or_else(|error| {
             vec![format!("what {} says about rights was not taken: {}", config::FILE_NAME, error.detail)]
         });
+        self.of_rights.clone_from(&warnings);
         for warning in warnings {
             self.warn(warning);
         }
@@ -103,7 +107,17 @@ impl Reloader {
     /// The file cannot be used, or others may write it: nothing has changed.
     pub(super) async fn reload(&mut self) -> Result<Reloaded, OpError> {
         match self.read().await {
-            Ok((read, declared)) => self.take(read, declared).await,
+            Ok((read, declared)) => {
+                // A file is taken whole or not at all, and this is what the mesh may refuse.
+                match declare(&self.mesh, &read.config.rights).await {
+                    Ok(warnings) => self.of_rights = warnings,
+                    Err(error) => {
+                        tracing::warn!(%error, "sigil.toml was not taken: the settings stay as they were");
+                        return Err(refused(&error.detail));
+                    }
+                }
+                self.take(read, declared).await
+            }
             Err(why) => {
                 tracing::warn!(%why, "sigil.toml was not taken: the settings stay as they were");
                 Err(refused(&why))
@@ -128,6 +142,7 @@ impl Reloader {
         };
         let differences = read.config.differences(&self.now, &self.started);
         let tools_alone = differences.live.iter().all(|key| key.starts_with("tools."));
+        // What was said about rights is not said again: it may have been changed elsewhere since.
         if tools_alone && differences.at_next_start == self.shown.borrow().at_next_start {
             // What is wrong with it is in the log.
             let _ = self.take(read, declared).await;
@@ -150,22 +165,15 @@ impl Reloader {
         read.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
+    /// Takes settings whose rights have been said.
     async fn take(&mut self, read: Read, declared: Declared) -> Result<Reloaded, OpError> {
         let differences = read.config.differences(&self.now, &self.started);
-        // A file is taken whole or not at all, and this is what the mesh may refuse.
-        let rights = match declare(&self.mesh, &read.config.rights).await {
-            Ok(warnings) => warnings,
-            Err(error) => {
-                tracing::warn!(%error, "sigil.toml was not taken: the settings stay as they were");
-                return Err(refused(&error.detail));
-            }
-        };
         // First what runs, then what the others are told of it.
         self.tools.host.put_in_force(declared.members(), read.config.node.deny.clone());
         self.tools.declared = declared;
         self.tools.publisher.publish().await?;
         let mut loaded = read.loaded(&self.standing, &self.started, differences.at_next_start.clone());
-        loaded.warnings.extend(rights);
+        loaded.warnings.extend(self.of_rights.iter().cloned());
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));
         self.now = read.config;

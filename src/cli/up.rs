@@ -425,7 +425,12 @@ mod tests {
 
     #[test]
     fn a_bad_setting_is_a_matter_of_usage() {
-        let bad = crate::config::ConfigError::Value { at: String::new(), key: "k".into(), value: "v".into(), allowed: "w".into() };
+        let bad = crate::config::ConfigError::Value {
+            at: String::new(),
+            key: "k".into(),
+            value: "v".into(),
+            allowed: "w".into(),
+        };
         assert_eq!(exit_of(&bad.into()), Exit::Usage);
         assert_eq!(exit_of(&AgentError::NoPort { what: "quic", from: 1, until: 2 }), Exit::Failed);
     }

@@ -412,12 +412,11 @@ impl Checker<'_> {
 
     /// A value that is not allowed, at `path` of the file.
     fn bad_at(&self, path: &str, key: &str, value: String, allowed: String) -> ConfigError {
-        let (at, key) = match self.origins.get(key) {
-            Some(origin) => (String::new(), format!("{key} (from {origin})")),
-            None => {
-                let at = Position::of(self.text, path).map(|at| format!("{FILE_NAME}:{at}: "));
-                (at.unwrap_or_default(), key.to_owned())
-            }
+        let (at, key) = if let Some(origin) = self.origins.get(key) {
+            (String::new(), format!("{key} (from {origin})"))
+        } else {
+            let at = Position::of(self.text, path).map(|at| format!("{FILE_NAME}:{at}: "));
+            (at.unwrap_or_default(), key.to_owned())
         };
         let shown = limits::cut(&value, SHOWN_BYTES_MAX);
         let value = if shown.len() < value.len() { format!("{shown}…") } else { value };

@@ -43,7 +43,8 @@ impl Position {
                 Some(after) => after.starts_with('.'),
                 None => false,
             };
-            let next = table.iter().filter(|(key, _)| of_path(key.get_ref())).max_by_key(|(key, _)| key.get_ref().len());
+            let next =
+                table.iter().filter(|(key, _)| of_path(key.get_ref())).max_by_key(|(key, _)| key.get_ref().len());
             let Some((key, value)) = next else { return found };
             rest = rest.get(key.get_ref().len() + 1..).unwrap_or_default();
             let DeValue::Table(inner) = value.get_ref() else {

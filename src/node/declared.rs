@@ -77,10 +77,10 @@ impl Declared {
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let builtins = Member { origin: Origin::Builtin, provider: self.builtins.clone() };
-        let commands = self.commands.iter().map(|(name, command)| Member {
-            origin: Origin::Settings(name.clone()),
-            provider: command.clone(),
-        });
+        let commands = self
+            .commands
+            .iter()
+            .map(|(name, command)| Member { origin: Origin::Settings(name.clone()), provider: command.clone() });
         std::iter::once(builtins).chain(commands).collect()
     }
 

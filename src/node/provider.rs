@@ -215,11 +215,8 @@ mod tests {
             }
         };
         let until = began + Duration::from_secs(60);
-        let (quick, slow, ()) = tokio::join!(
-            end(quick, Duration::from_secs(5)),
-            end(slow, Duration::from_secs(90)),
-            runs.stop(until)
-        );
+        let (quick, slow, ()) =
+            tokio::join!(end(quick, Duration::from_secs(5)), end(slow, Duration::from_secs(90)), runs.stop(until));
         assert!(!quick && slow, "one ended by itself, the other was ended");
         assert_eq!(began.elapsed(), Duration::from_secs(60));
     }

@@ -37,7 +37,9 @@ fn a_file_that_is_written_replaces_its_tools_while_they_run_and_a_bad_one_replac
     let hub = hub.with_only_config(&format!("{second}[tools.other]\ncommand = \"true\"\n"));
     wait_until("the others are told", PATIENCE, || hub.tool("node:hub:other").is_some());
     let next = hub.call("hub", "tool", 300);
-    wait_until("both run", PATIENCE, || fs::read_to_string(hub.path("runs")).is_ok_and(|runs| runs.lines().count() == 2));
+    wait_until("both run", PATIENCE, || {
+        fs::read_to_string(hub.path("runs")).is_ok_and(|runs| runs.lines().count() == 2)
+    });
     fs::remove_file(&closed).expect("it was there");
     for (call, version) in [(&call, "one"), (&next, "two")] {
         assert_eq!(hub.wait_ended(call, PATIENCE)["state"], "done");

@@ -24,8 +24,8 @@ mod freezing;
 mod gateway_loss;
 mod harness;
 mod homes;
-mod hot_reload;
 mod hostile_peer;
+mod hot_reload;
 mod joining;
 mod kept_bytes;
 #[cfg(feature = "fault-points")]

@@ -148,7 +148,12 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     let tools = Tools { declared, host: host.clone(), publisher };
+    let left_out = tools.left_out();
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
+    for warning in left_out {
+        warn(&warning);
+        reloader.say(warning);
+    }
     if let Some(warning) = given.and_then(|given| ignored_name(&given, &booted.handle.view().node_id)) {
         tracing::warn!("{warning}");
         warn(&warning);

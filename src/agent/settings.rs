@@ -32,6 +32,8 @@ pub(super) struct Reloader {
     seen: Option<Stamp>,
     /// The file that was last tried without being asked.
     tried: Option<Stamp>,
+    /// What was wrong in that.
+    mistake: Option<String>,
     tools: Tools,
     mesh: MeshHandle,
 }
@@ -41,6 +43,13 @@ pub(super) struct Tools {
     pub(super) declared: Declared,
     pub(super) host: ToolHost,
     pub(super) publisher: Publisher,
+}
+
+impl Tools {
+    /// Tools that are declared and not offered, with the reasons.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        self.host.catalogue().borrow().left_out().iter().map(ToString::to_string).collect()
+    }
 }
 
 async fn declare(mesh: &MeshHandle, rights: &config::Rights) -> Result<Vec<String>, OpError> {
@@ -76,7 +85,20 @@ impl Reloader {
         let Read { config, stamp: seen, .. } = read;
         let started = config.clone();
         let (standing, of_rights) = (Vec::new(), Vec::new());
-        Self { home, overrides, started, now: config, standing, of_rights, shown, seen, tried: None, tools, mesh }
+        Self {
+            home,
+            overrides,
+            started,
+            now: config,
+            standing,
+            of_rights,
+            shown,
+            seen,
+            tried: None,
+            mistake: None,
+            tools,
+            mesh,
+        }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<Loaded>> {
@@ -86,6 +108,11 @@ impl Reloader {
     /// Adds a warning of the start that stays whatever the file says.
     pub(super) fn note(&mut self, warning: String) {
         self.standing.push(warning.clone());
+        self.say(warning);
+    }
+
+    /// Adds a warning that stays until the file is taken anew.
+    pub(super) fn say(&self, warning: String) {
         self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
     }
 
@@ -138,8 +165,9 @@ impl Reloader {
         self.tried = stamp;
         let (read, declared) = match self.read().await {
             Ok(read) => read,
-            Err(why) => return self.warn(format!("{why}; the tools stay as they were")),
+            Err(why) => return self.tell_mistake(Some(format!("{why}; the tools stay as they were"))),
         };
+        self.tell_mistake(None);
         let differences = read.config.differences(&self.now, &self.started);
         let tools_alone = differences.live.iter().all(|key| key.starts_with("tools."));
         // What was said about rights is not said again: it may have been changed elsewhere since.
@@ -149,9 +177,18 @@ impl Reloader {
         }
     }
 
+    /// Tells what is wrong in the file in place of what was wrong before.
+    fn tell_mistake(&mut self, mistake: Option<String>) {
+        let before = std::mem::replace(&mut self.mistake, mistake.clone());
+        self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.retain(|told| Some(told) != before.as_ref()));
+        if let Some(mistake) = mistake {
+            self.warn(mistake);
+        }
+    }
+
     fn warn(&self, warning: String) {
         tracing::warn!("{warning}");
-        self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
+        self.say(warning);
     }
 
     async fn read(&self) -> Result<(Read, Declared), String> {
@@ -174,6 +211,7 @@ impl Reloader {
         self.tools.publisher.publish().await?;
         let mut loaded = read.loaded(&self.standing, &self.started, differences.at_next_start.clone());
         loaded.warnings.extend(self.of_rights.iter().cloned());
+        loaded.warnings.extend(self.tools.left_out());
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));
         self.now = read.config;

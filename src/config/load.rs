@@ -13,6 +13,7 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::policy::bounds::LIST_MAX;
 use mesh_core::record::Effect;
 use serde::Deserialize;
+use toml::de::DeTable;
 
 use super::class::{self, Probe};
 use super::policy::PolicySettings;
@@ -235,9 +236,14 @@ fn read(
     let mut origins = Origins::new();
     let shape = |error: config::ConfigError| {
         let at = key_of(&error).and_then(|key| Position::of(text, key));
-        let why = at.map_or_else(|| error.to_string(), |at| format!("{at}: {error}"));
+        let why = at.map_or_else(|| error.to_string(), |at| at.before(&error.to_string()));
         ConfigError::Shape { path: home.join(FILE_NAME), why }
     };
+    if let Err(error) = DeTable::parse(text) {
+        let at = error.span().map(|span| Position::of_byte(text, span.start));
+        let why = at.map_or_else(|| error.message().to_owned(), |at| at.before(error.message()));
+        return Err(ConfigError::Shape { path: home.join(FILE_NAME), why });
+    }
 
     let mut builder = config::Config::builder().add_source(config::File::from_str(text, config::FileFormat::Toml));
     for (key, value, origin) in from_env(env, &mut warnings).into_iter().chain(from_flags(overrides)) {
@@ -804,11 +810,12 @@ mod tests {
     #[test]
     fn what_is_not_toml_or_not_its_shape_is_told_with_its_place() {
         let broken = error("[node\nname = 1");
-        assert!(broken.contains("sigil.toml") && broken.contains("line 1"), "{broken}");
+        assert!(broken.contains("sigil.toml") && broken.contains("line 1, column 6: "), "{broken}");
+        assert!(!broken.contains('\n'), "{broken}");
         let shape = error("node = 3");
         assert!(shape.contains("node"), "{shape}");
         let shape = error("[node]\nname = ['a']");
-        assert!(shape.contains("node.name") && shape.contains("2:8: "), "{shape}");
+        assert!(shape.contains("node.name") && shape.contains("line 2, column 8: "), "{shape}");
         for (text, place) in [
             ("[calls]\nttl = '1h'\n[tools.x]\nargs = []", "3:8"),
             ("[tools.x]\ncommand = 'x'\n  timeout = '0s'", "3:13"),

@@ -23,8 +23,14 @@ impl fmt::Display for Position {
 }
 
 impl Position {
+    /// A message about what stands there.
+    #[must_use]
+    pub fn before(self, message: &str) -> String {
+        format!("line {}, column {}: {}", self.line, self.column, message.replace('\n', ", "))
+    }
+
     /// The place of a byte.
-    fn of_byte(text: &str, at: usize) -> Self {
+    pub(super) fn of_byte(text: &str, at: usize) -> Self {
         let before = text.get(..at).unwrap_or(text);
         let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
         let column = 1 + before.rsplit('\n').next().unwrap_or_default().chars().count();

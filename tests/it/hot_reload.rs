@@ -57,6 +57,7 @@ fn a_file_that_is_written_replaces_its_tools_while_they_run_and_a_bad_one_replac
     assert!(says(&hub, "two"));
     let hub = hub.with_only_config(&second.replace("[\"-c\"", "[\"-c\" 3"));
     wait_until("it is told", PATIENCE, || hub.status()["warnings"].to_string().contains("line 5, column"));
+    assert!(!hub.status()["warnings"].to_string().contains("soon"), "what was wrong before is not told any more");
     assert!(says(&hub, "two"));
 
     // Whatever else is new in it is for a person to take, and the tools with it.
@@ -67,4 +68,11 @@ fn a_file_that_is_written_replaces_its_tools_while_they_run_and_a_bad_one_replac
     assert!(hub.status()["warnings"].to_string().contains("sigil reload"));
     assert_eq!(hub.cli(&["reload"]).code, 0);
     assert!(says(&hub, "three"));
+
+    // Two that are one name: the second is told.
+    let hub = hub.with_only_config(&format!("calls.ttl = \"2h\"\n{third}[tools.TOOL]\ncommand = \"true\"\n"));
+    wait_until("it is told", PATIENCE, || {
+        let warnings = hub.status()["warnings"].to_string();
+        warnings.contains("the tool `tool` of tools.tool is not offered: tools.TOOL has one of this name")
+    });
 }

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::{ConfigError, LogFormat};
+use crate::config::{self, ConfigError, LogFormat};
 use crate::doors::ListenError;
 use crate::mesh::FatalError;
 use crate::mesh::identity::IdentityError;
 use crate::mesh::store::StoreError;
 use crate::mesh::transport::LinksError;
-use crate::node::catalogue::CatalogueError;
+use crate::node::declared::DeclaredError;
 use crate::ownership::NotOurs;
 
 /// A reason for which an agent did not start, or ended by itself.
@@ -23,8 +23,13 @@ pub enum AgentError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The settings declare tools that cannot be offered.
-    #[error(transparent)]
-    Tools(#[from] CatalogueError),
+    #[error("{at}{error}")]
+    Tools {
+        /// The file, line and column.
+        at: String,
+        /// What is wrong there.
+        error: DeclaredError,
+    },
     /// The device key cannot be read or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -76,6 +81,11 @@ pub struct Ended {
     pub error: AgentError,
     /// The form of the log, if it was begun.
     pub log: Option<LogFormat>,
+}
+
+/// Adds to an error in the settings where it stands.
+pub(super) fn in_file(home: &Path) -> impl Fn(DeclaredError) -> AgentError + '_ {
+    move |error| AgentError::Tools { at: config::position_in_file(home, &error.key()), error }
 }
 
 /// Adds to an error of the file system what was done to which path.

@@ -17,20 +17,21 @@ use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
-use crate::mesh::{self, Adapters, Booted, Parts, Surroundings};
-use crate::node::blobs::Blobs;
+use crate::mesh::{self, Adapters, Parts, Surroundings};
 use crate::node::catalogue::Catalogue;
+use crate::node::declared::{self, Declared};
 use crate::node::host::ToolHost;
+use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
 use crate::runtime::process::Launcher;
 use crate::tasks::TaskGroup;
 use doors::Around;
-use error::at;
+use error::{at, in_file};
 use home::Home;
 use network::Network;
 use ports::Ports;
-use settings::Reloader;
+use settings::{Reloader, Tools};
 use signals::{SignalRequest, Signals};
 
 mod doors;
@@ -49,7 +50,7 @@ pub use home::Endpoints;
 /// Time that a clean stop gives to what is in hand: event streams, requests, tools.
 const GRACE: Duration = Duration::from_millis(1_500);
 
-/// Interval at which an agent looks if its socket is still where others look for it.
+/// Interval at which an agent looks if its socket is still where others look for it, and if its settings have changed.
 const CARE_EVERY: Duration = Duration::from_secs(2);
 /// Wishes for a reload that may wait; then their requests wait.
 const RELOADS: usize = 4;
@@ -100,7 +101,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         tracing::warn!("{warning}");
         warn(warning);
     }
-    let catalogue = Catalogue::new(&config)?;
+    declared::check(&config).map_err(in_file(home.path()))?;
     let given = config.node.name.clone();
     let name = given.clone().or_else(|| home.name()).unwrap_or_else(|| NodeId::slug(&hostname()));
     home.keep_name(&name)?;
@@ -111,6 +112,10 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let peer_id = key.peer_id();
     let (store, report, durable) = home.open_store()?;
     let blobs = home.open_blobs()?;
+    // The home is ours alone from here on: what lies in there is of agents that were killed.
+    let work = home.work();
+    let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
+    let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -127,13 +132,14 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         blobs: blobs.clone(),
         disk: DiskRoom::new(home.path().to_owned(), config.storage.free_min),
         name,
-        tools: catalogue.decls(),
+        tools: Catalogue::fold(&declared.members(), &config.node.deny).decls(),
         deny: config.node.deny.clone(),
         tasks: tasks.clone(),
     })?;
-    let work = home.work();
-    let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
-    let tools = tool_host(&booted, catalogue, Arc::new(blobs.clone()), launcher, &tasks);
+    let host = ToolHost::new(Arc::new(blobs.clone()), booted.inputs(), tasks.clone());
+    host.put_in_force(declared.members(), config.node.deny.clone());
+    let publisher = Publisher::new(host.catalogue(), Arc::new(booted.handle.clone()));
+    tasks.spawn(publisher.clone().follow(tasks.stopping()));
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     if memory_models::CAN_RUN {
         let embedder = Embedder::start(ModelFiles::new(memory::models_of(home.path())), &tasks);
@@ -141,7 +147,13 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     }
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
-    let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools.clone(), booted.handle.clone());
+    let tools = Tools { declared, host: host.clone(), publisher };
+    let left_out = tools.left_out();
+    let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
+    for warning in left_out {
+        warn(&warning);
+        reloader.say(warning);
+    }
     if let Some(warning) = given.and_then(|given| ignored_name(&given, &booted.handle.view().node_id)) {
         tracing::warn!("{warning}");
         warn(&warning);
@@ -165,7 +177,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         gateway: Box::new(nodes.client),
         node_streams: nodes.connections,
         memory_streams,
-        tools: Box::new(tools),
+        tools: Box::new(host),
     };
     let surroundings = booted.handle.watch_surroundings();
     let mut view = booted.handle.watch_view();
@@ -214,9 +226,12 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
                 // Whoever asked may have gone.
                 let _ = request.send(reloader.reload().await);
             }
-            _ = care.tick() => if home.keep_up(&endpoints) {
-                socket_gone.notify_one();
-            },
+            _ = care.tick() => {
+                if home.keep_up(&endpoints) {
+                    socket_gone.notify_one();
+                }
+                reloader.look().await;
+            }
             Ok(()) = view.changed() => {
                 let now = chosen_name(&view.borrow_and_update());
                 if now != chosen {
@@ -253,17 +268,6 @@ fn ignored_name(given: &NodeId, present: &NodeId) -> Option<String> {
             "the name `{given}` is kept for a mesh that this device joins later: in the present one it stays `{present}`, until `sigil rename {given}`"
         )
     })
-}
-
-/// The tools of this device, run as the core says.
-fn tool_host(
-    booted: &Booted,
-    catalogue: Catalogue,
-    blobs: Arc<dyn Blobs>,
-    launcher: Launcher,
-    tasks: &TaskGroup,
-) -> ToolHost {
-    ToolHost::new(catalogue, blobs, launcher, booted.inputs(), tasks.clone())
 }
 
 /// Publishes the endpoints anew whenever this device has other addresses.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::error::in_file;
 use crate::config::{self, Config, Overrides, Stamp, Warning};
 use crate::doors::ops::policy;
 use crate::doors::settings::{Loaded, Reloaded, refused};
 use crate::mesh::MeshHandle;
-use crate::node::catalogue::Catalogue;
+use crate::node::declared::Declared;
 use crate::node::host::ToolHost;
+use crate::node::publisher::Publisher;
 use crate::status::OpError;
 
 /// The settings that run, and what takes new ones.
@@ -23,9 +25,31 @@ pub(super) struct Reloader {
     now: Config,
     /// Warnings of the start that are not about the file.
     standing: Vec<String>,
+    /// Warnings about what the file says of rights, when that was last said.
+    of_rights: Vec<String>,
     shown: watch::Sender<Arc<Loaded>>,
-    tools: ToolHost,
+    /// The file at the last look.
+    seen: Option<Stamp>,
+    /// The file that was last tried without being asked.
+    tried: Option<Stamp>,
+    /// What was wrong in that.
+    mistake: Option<String>,
+    tools: Tools,
     mesh: MeshHandle,
+}
+
+/// The tools of a running agent: what the settings declare, what runs it, and what tells the mesh of it.
+pub(super) struct Tools {
+    pub(super) declared: Declared,
+    pub(super) host: ToolHost,
+    pub(super) publisher: Publisher,
+}
+
+impl Tools {
+    /// Tools that are declared and not offered, with the reasons.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        self.host.catalogue().borrow().left_out().iter().map(ToString::to_string).collect()
+    }
 }
 
 async fn declare(mesh: &MeshHandle, rights: &config::Rights) -> Result<Vec<String>, OpError> {
@@ -56,10 +80,25 @@ impl Read {
 }
 
 impl Reloader {
-    pub(super) fn new(home: PathBuf, overrides: Overrides, read: Read, tools: ToolHost, mesh: MeshHandle) -> Self {
+    pub(super) fn new(home: PathBuf, overrides: Overrides, read: Read, tools: Tools, mesh: MeshHandle) -> Self {
         let shown = watch::channel(Arc::new(read.loaded(&[], &read.config, Vec::new()))).0;
-        let Read { config, .. } = read;
-        Self { home, overrides, started: config.clone(), now: config, standing: Vec::new(), shown, tools, mesh }
+        let Read { config, stamp: seen, .. } = read;
+        let started = config.clone();
+        let (standing, of_rights) = (Vec::new(), Vec::new());
+        Self {
+            home,
+            overrides,
+            started,
+            now: config,
+            standing,
+            of_rights,
+            shown,
+            seen,
+            tried: None,
+            mistake: None,
+            tools,
+            mesh,
+        }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<Loaded>> {
@@ -69,6 +108,11 @@ impl Reloader {
     /// Adds a warning of the start that stays whatever the file says.
     pub(super) fn note(&mut self, warning: String) {
         self.standing.push(warning.clone());
+        self.say(warning);
+    }
+
+    /// Adds a warning that stays until the file is taken anew.
+    pub(super) fn say(&self, warning: String) {
         self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
     }
 
@@ -78,9 +122,9 @@ impl Reloader {
         let warnings = declare(&self.mesh, &self.now.rights).await.unwrap_or_else(|error| {
             vec![format!("what {} says about rights was not taken: {}", config::FILE_NAME, error.detail)]
         });
+        self.of_rights.clone_from(&warnings);
         for warning in warnings {
-            tracing::warn!("{warning}");
-            self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.push(warning));
+            self.warn(warning);
         }
     }
 
@@ -89,36 +133,85 @@ impl Reloader {
     /// # Errors
     /// The file cannot be used, or others may write it: nothing has changed.
     pub(super) async fn reload(&mut self) -> Result<Reloaded, OpError> {
-        let (home, overrides) = (self.home.clone(), self.overrides.clone());
+        match self.read().await {
+            Ok((read, declared)) => {
+                // A file is taken whole or not at all, and this is what the mesh may refuse.
+                match declare(&self.mesh, &read.config.rights).await {
+                    Ok(warnings) => self.of_rights = warnings,
+                    Err(error) => {
+                        tracing::warn!(%error, "sigil.toml was not taken: the settings stay as they were");
+                        return Err(refused(&error.detail));
+                    }
+                }
+                self.take(read, declared).await
+            }
+            Err(why) => {
+                tracing::warn!(%why, "sigil.toml was not taken: the settings stay as they were");
+                Err(refused(&why))
+            }
+        }
+    }
+
+    /// Takes the file without being asked, if tools alone have changed in it since it was taken, and it lies still: the
+    /// same at two looks. Whatever else is new in it waits for [`Self::reload`], and the tools with it. What is wrong is
+    /// said once.
+    pub(super) async fn look(&mut self) {
+        let stamp = Stamp::of(&self.home);
+        let before = std::mem::replace(&mut self.seen, stamp);
+        let waits = stamp.is_some() && stamp != self.shown.borrow().stamp && stamp != self.tried;
+        if !waits || stamp != before {
+            return;
+        }
+        self.tried = stamp;
+        let (read, declared) = match self.read().await {
+            Ok(read) => read,
+            Err(why) => return self.tell_mistake(Some(format!("{why}; the tools stay as they were"))),
+        };
+        self.tell_mistake(None);
+        let differences = read.config.differences(&self.now, &self.started);
+        let tools_alone = differences.live.iter().all(|key| key.starts_with("tools."));
+        // What was said about rights is not said again: it may have been changed elsewhere since.
+        if tools_alone && differences.at_next_start == self.shown.borrow().at_next_start {
+            // What is wrong with it is in the log.
+            let _ = self.take(read, declared).await;
+        }
+    }
+
+    /// Tells what is wrong in the file in place of what was wrong before.
+    fn tell_mistake(&mut self, mistake: Option<String>) {
+        let before = std::mem::replace(&mut self.mistake, mistake.clone());
+        self.shown.send_modify(|loaded| Arc::make_mut(loaded).warnings.retain(|told| Some(told) != before.as_ref()));
+        if let Some(mistake) = mistake {
+            self.warn(mistake);
+        }
+    }
+
+    fn warn(&self, warning: String) {
+        tracing::warn!("{warning}");
+        self.say(warning);
+    }
+
+    async fn read(&self) -> Result<(Read, Declared), String> {
+        let (home, overrides, declared) = (self.home.clone(), self.overrides.clone(), self.tools.declared.clone());
         let read = tokio::task::spawn_blocking(move || -> Result<_, String> {
             crate::ownership::check(&home).map_err(|error| error.to_string())?;
             let read = Read::from(&home, &overrides).map_err(|error| error.to_string())?;
-            let catalogue = Catalogue::new(&read.config).map_err(|error| error.to_string())?;
-            Ok((read, catalogue))
+            let declared = declared.renewed(&read.config).map_err(in_file(&home)).map_err(|error| error.to_string())?;
+            Ok((read, declared))
         });
-        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
-        let (read, catalogue) = match read {
-            Ok(read) => read,
-            Err(why) => {
-                tracing::warn!(%why, "sigil.toml was not taken: the settings stay as they were");
-                return Err(refused(&why));
-            }
-        };
+        read.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Takes settings whose rights have been said.
+    async fn take(&mut self, read: Read, declared: Declared) -> Result<Reloaded, OpError> {
         let differences = read.config.differences(&self.now, &self.started);
-        // A file is taken whole or not at all, and this is what the mesh may refuse.
-        let rights = match declare(&self.mesh, &read.config.rights).await {
-            Ok(warnings) => warnings,
-            Err(error) => {
-                tracing::warn!(%error, "sigil.toml was not taken: the settings stay as they were");
-                return Err(refused(&error.detail));
-            }
-        };
-        let decls = catalogue.decls();
         // First what runs, then what the others are told of it.
-        self.tools.set_catalogue(catalogue);
-        self.mesh.offer(decls, read.config.node.deny.clone()).await?;
+        self.tools.host.put_in_force(declared.members(), read.config.node.deny.clone());
+        self.tools.declared = declared;
+        self.tools.publisher.publish().await?;
         let mut loaded = read.loaded(&self.standing, &self.started, differences.at_next_start.clone());
-        loaded.warnings.extend(rights);
+        loaded.warnings.extend(self.of_rights.iter().cloned());
+        loaded.warnings.extend(self.tools.left_out());
         let warnings = loaded.warnings.clone();
         self.shown.send_replace(Arc::new(loaded));
         self.now = read.config;

@@ -132,7 +132,7 @@ fn failure_of(ended: &Ended, detached: bool) -> Failure {
 /// Exit of an agent that ended by itself: a wrong setting is a matter of usage; the rest is a failure.
 fn exit_of(error: &AgentError) -> Exit {
     match error {
-        AgentError::Config(_) | AgentError::Tools(_) | AgentError::Name(_) => Exit::Usage,
+        AgentError::Config(_) | AgentError::Tools { .. } | AgentError::Name(_) => Exit::Usage,
         AgentError::NotOurs(_) => Exit::Denied,
         // Another one was faster.
         AgentError::Store(StoreError::Locked { .. }) | AgentError::Doors(ListenError::SocketInUse(_)) => Exit::Conflict,
@@ -425,7 +425,12 @@ mod tests {
 
     #[test]
     fn a_bad_setting_is_a_matter_of_usage() {
-        let bad = crate::config::ConfigError::Value { key: "k".into(), value: "v".into(), allowed: "w".into() };
+        let bad = crate::config::ConfigError::Value {
+            at: String::new(),
+            key: "k".into(),
+            value: "v".into(),
+            allowed: "w".into(),
+        };
         assert_eq!(exit_of(&bad.into()), Exit::Usage);
         assert_eq!(exit_of(&AgentError::NoPort { what: "quic", from: 1, until: 2 }), Exit::Failed);
     }

@@ -13,9 +13,11 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::policy::bounds::LIST_MAX;
 use mesh_core::record::Effect;
 use serde::Deserialize;
+use toml::de::DeTable;
 
 use super::class::{self, Probe};
 use super::policy::PolicySettings;
+use super::position::Position;
 use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
     Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
@@ -232,7 +234,16 @@ fn read(
 ) -> Result<(Config, Vec<Warning>), ConfigError> {
     let mut warnings = Vec::new();
     let mut origins = Origins::new();
-    let shape = |error: config::ConfigError| ConfigError::Shape { path: home.join(FILE_NAME), why: error.to_string() };
+    let shape = |error: config::ConfigError| {
+        let at = key_of(&error).and_then(|key| Position::of(text, key));
+        let why = at.map_or_else(|| error.to_string(), |at| at.before(&error.to_string()));
+        ConfigError::Shape { path: home.join(FILE_NAME), why }
+    };
+    if let Err(error) = DeTable::parse(text) {
+        let at = error.span().map(|span| Position::of_byte(text, span.start));
+        let why = at.map_or_else(|| error.message().to_owned(), |at| at.before(error.message()));
+        return Err(ConfigError::Shape { path: home.join(FILE_NAME), why });
+    }
 
     let mut builder = config::Config::builder().add_source(config::File::from_str(text, config::FileFormat::Toml));
     for (key, value, origin) in from_env(env, &mut warnings).into_iter().chain(from_flags(overrides)) {
@@ -245,13 +256,24 @@ fn read(
         warnings.push(unknown_key(&section, &key));
     })
     .map_err(shape)?;
-    let mut config = Checker { home, origins }.config(raw, probe)?;
+    let mut config = Checker { home, text, origins }.config(raw, probe)?;
     let wrong = |why| ConfigError::Rights { path: home.join(FILE_NAME), why: Box::new(why) };
     let said = PolicySettings::parse(text).map_err(wrong)?;
     if !said.is_empty() {
         config.rights = Rights { said, text: text.to_owned() };
     }
     Ok((config, warnings))
+}
+
+/// The key whose value is not of its shape.
+fn key_of(error: &config::ConfigError) -> Option<&str> {
+    if let config::ConfigError::At { key: None, error, .. } = error {
+        return key_of(error);
+    }
+    if let config::ConfigError::Type { key, .. } | config::ConfigError::At { key, .. } = error {
+        return key.as_deref();
+    }
+    None
 }
 
 fn env_name(key: &str) -> String {
@@ -320,6 +342,8 @@ fn in_home(text: &str) -> Option<String> {
 
 struct Checker<'a> {
     home: &'a Path,
+    /// The file.
+    text: &'a str,
     origins: Origins,
 }
 
@@ -389,17 +413,22 @@ impl Checker<'_> {
     }
 
     fn bad(&self, key: &str, value: impl Into<String>, allowed: impl Into<String>) -> ConfigError {
-        let key = match self.origins.get(key) {
-            Some(origin) => format!("{key} (from {origin})"),
-            None => key.to_owned(),
+        self.bad_at(key, key, value.into(), allowed.into())
+    }
+
+    /// A value that is not allowed, at `path` of the file.
+    fn bad_at(&self, path: &str, key: &str, value: String, allowed: String) -> ConfigError {
+        let (at, key) = if let Some(origin) = self.origins.get(key) {
+            (String::new(), format!("{key} (from {origin})"))
+        } else {
+            let at = Position::of(self.text, path).map(|at| format!("{FILE_NAME}:{at}: "));
+            (at.unwrap_or_default(), key.to_owned())
         };
-        let value: String = value.into();
         let shown = limits::cut(&value, SHOWN_BYTES_MAX);
         let value = if shown.len() < value.len() { format!("{shown}…") } else { value };
-        let allowed: String = allowed.into();
         // The rules of names are whole sentences.
         let allowed = allowed.strip_prefix("it must be ").map(ToOwned::to_owned).unwrap_or(allowed);
-        ConfigError::Value { key, value, allowed }
+        ConfigError::Value { at, key, value, allowed }
     }
 
     fn one_of<T: Copy>(
@@ -514,8 +543,10 @@ impl Checker<'_> {
     fn tools(&self, raw: BTreeMap<String, RawTool>) -> Result<BTreeMap<ToolName, CommandTool>, ConfigError> {
         let mut tools = BTreeMap::new();
         for (name, tool) in raw {
-            let parsed: ToolName =
-                name.parse().map_err(|error: mesh_core::ids::InvalidId| self.bad("tools", &name, error.why))?;
+            let wrong = |error: mesh_core::ids::InvalidId| {
+                self.bad_at(&format!("tools.{name}"), "tools", name.clone(), error.why.to_owned())
+            };
+            let parsed: ToolName = name.parse().map_err(wrong)?;
             tools.insert(parsed, self.tool(&format!("tools.{name}"), tool)?);
         }
         Ok(tools)
@@ -741,7 +772,7 @@ mod tests {
     fn bad_values_name_key_value_and_what_is_allowed() {
         assert_eq!(
             error("[node]\nclass = 'tablet'"),
-            "node.class = `tablet` is not allowed: it must be one of phone, small, laptop, desktop, server"
+            "sigil.toml:2:9: node.class = `tablet` is not allowed: it must be one of phone, small, laptop, desktop, server"
         );
         let name = error(&format!("[node]\nname = '{}:'", "a".repeat(300)));
         assert!(name.len() < 300 && name.matches("it must be").count() == 1, "{name}");
@@ -779,11 +810,20 @@ mod tests {
     #[test]
     fn what_is_not_toml_or_not_its_shape_is_told_with_its_place() {
         let broken = error("[node\nname = 1");
-        assert!(broken.contains("sigil.toml") && broken.contains("line 1"), "{broken}");
+        assert!(broken.contains("sigil.toml") && broken.contains("line 1, column 6: "), "{broken}");
+        assert!(!broken.contains('\n'), "{broken}");
         let shape = error("node = 3");
         assert!(shape.contains("node"), "{shape}");
         let shape = error("[node]\nname = ['a']");
-        assert!(shape.contains("node.name"), "{shape}");
+        assert!(shape.contains("node.name") && shape.contains("line 2, column 8: "), "{shape}");
+        for (text, place) in [
+            ("[calls]\nttl = '1h'\n[tools.x]\nargs = []", "3:8"),
+            ("[tools.x]\ncommand = 'x'\n  timeout = '0s'", "3:13"),
+            ("[tools.a]\ncommand = 'x'\n[tools.'b b']\ncommand = 'x'", "3:8"),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(&format!("sigil.toml:{place}: tools")), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod class;
 mod load;
 mod look;
 mod policy;
+mod position;
 mod settings;
 pub mod value;
 
@@ -15,6 +16,7 @@ pub use policy::{
     AgentRef, AgentSettings, DeviceSettings, Devices, PersonSettings, PolicyError, PolicySettings, PolicyWarning,
     RuleSettings, Wait, WorkspaceSettings, place_of_key,
 };
+pub use position::{Position, position_in_file};
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool, Config, ConfigError, Differences,
     Discovery, FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,

@@ -330,8 +330,10 @@ pub enum ConfigError {
         why: String,
     },
     /// A value is not one of those that are allowed.
-    #[error("{key} = `{value}` is not allowed: it must be {allowed}")]
+    #[error("{at}{key} = `{value}` is not allowed: it must be {allowed}")]
     Value {
+        /// The file, line and column, such as `sigil.toml:7:12: `; empty if it is not from the file.
+        at: String,
         /// The key, and where the value comes from if that is not the file.
         key: String,
         /// The value.

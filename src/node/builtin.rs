@@ -1,21 +1,39 @@
 //! Built-in tools: what runs inside the agent.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesh_core::record::Ending;
+use futures_util::future::BoxFuture;
+use mesh_core::ids::ToolName;
+use mesh_core::limits::RESULT_BYTES_MAX;
+use mesh_core::record::Effect;
 use nix::sys::statvfs::statvfs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
+use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs};
+use crate::config::Config;
 use crate::config::class::meminfo_bytes;
+use crate::config::value::show_duration;
+use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::spool::{Spool, SpoolError};
 use crate::tasks::{StrayError, Strays};
 
+/// Time that a built-in tool may take: they read a little, unless a disk hangs.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Calls of `device.info` that look at the disks at once: half of the calls that a device runs at once, so that a disk
+/// which is dead leaves places for others.
+const DEVICE_INFO_AT_WORK_MAX: usize = 8;
+
 /// A tool that runs inside the agent.
 #[derive(Debug, Clone)]
-pub enum Builtin {
+enum Builtin {
     /// `noop`, which does nothing: to measure what a call costs besides its tool.
     #[cfg(feature = "fault-points")]
     Noop,
@@ -27,8 +45,127 @@ pub enum Builtin {
     FilesRead(Arc<FileRoots>),
 }
 
-/// Names that command tools cannot take.
-pub const NAMES: [&str; 3] = ["device.info", "files.list", "files.read"];
+/// A built-in tool as it is told to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Its name, which no other provider can take.
+    pub name: &'static str,
+    description: &'static str,
+    owner_only: bool,
+}
+
+const DEVICE_INFO: Told =
+    Told { name: "device.info", description: "what this device is and how it does", owner_only: false };
+const FILES_LIST: Told = Told { name: "files.list", description: "lists a directory", owner_only: true };
+const FILES_READ: Told = Told { name: "files.read", description: "reads a file", owner_only: true };
+
+/// All built-in tools, also those that this device does not offer.
+pub const ALL: [Told; 3] = [DEVICE_INFO, FILES_LIST, FILES_READ];
+
+/// The provider of all of them.
+#[derive(Debug)]
+pub struct Builtins {
+    tools: BTreeMap<ToolName, Builtin>,
+    roots: Vec<PathBuf>,
+    device_info: Strays,
+    offers: watch::Sender<Arc<Offers>>,
+    runs: Runs,
+}
+
+impl Builtins {
+    /// Those that the settings ask for.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self::with(config, Strays::new("device-info", DEVICE_INFO_AT_WORK_MAX))
+    }
+
+    /// Those of new settings: looks at disks that still hang count on.
+    #[must_use]
+    pub fn renewed(&self, config: &Config) -> Self {
+        Self::with(config, self.device_info.clone())
+    }
+
+    /// True if new settings change nothing.
+    #[must_use]
+    pub fn is_of(&self, config: &Config) -> bool {
+        self.roots == config.files.roots
+    }
+
+    fn with(config: &Config, device_info: Strays) -> Self {
+        let mut offered = vec![(DEVICE_INFO, Builtin::DeviceInfo(device_info.clone()))];
+        #[cfg(feature = "fault-points")]
+        if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
+            offered.push((Told { name: "noop", description: "does nothing", owner_only: false }, Builtin::Noop));
+        }
+        let roots = config.files.roots.clone();
+        if !roots.is_empty() {
+            let files = Arc::new(FileRoots::new(roots.clone(), config.home.clone()));
+            offered.push((FILES_LIST, Builtin::FilesList(files.clone())));
+            offered.push((FILES_READ, Builtin::FilesRead(files)));
+        }
+        let (mut tools, mut offers) = (BTreeMap::new(), Offers::default());
+        for (told, tool) in offered {
+            let name: ToolName = told.name.parse().expect("our own names are valid");
+            let offer = Offer {
+                effect: Effect::None,
+                description: told.description.to_owned(),
+                owner_only: told.owner_only,
+                at_once: None,
+                timeout: TIMEOUT,
+                max_output: RESULT_BYTES_MAX,
+            };
+            offers.tools.insert(name.clone(), Arc::new(offer));
+            tools.insert(name, tool);
+        }
+        Self { tools, roots, device_info, offers: watch::Sender::new(Arc::new(offers)), runs: Runs::default() }
+    }
+}
+
+impl Provider for Builtins {
+    fn offers(&self) -> watch::Receiver<Arc<Offers>> {
+        self.offers.subscribe()
+    }
+
+    fn take(&self, job: Job) -> Box<dyn Run> {
+        Box::new(BuiltinRun { tool: self.tools.get(&job.tool).cloned(), job, place: self.runs.enter() })
+    }
+
+    fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
+        Box::pin(self.runs.stop(until))
+    }
+}
+
+struct BuiltinRun {
+    /// None = it was asked for what it does not offer, which the host does not do.
+    tool: Option<Builtin>,
+    job: Job,
+    place: Place,
+}
+
+impl Run for BuiltinRun {
+    fn finish<'a>(
+        self: Box<Self>,
+        parts: &'a mut Parts<'_>,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(async move {
+            let Some(tool) = &self.tool else {
+                return RunEnd::NotStarted(format!("there is no built-in tool `{}`", self.job.tool)).into();
+            };
+            let end = tokio::select! {
+                biased;
+                () = cancel.cancelled() => RunEnd::Cancelled("cancelled while it ran".to_owned()),
+                () = self.place.ended() => RunEnd::Lost("its tool was replaced while it ran".to_owned()),
+                result = timeout(self.job.timeout, run(tool, &self.job.arguments, &mut parts.spool)) => match result {
+                    Err(_) => RunEnd::Failed(format!("timed out after {}", show_duration(self.job.timeout))),
+                    Ok(Err(error)) => error.end(),
+                    Ok(Ok(())) => RunEnd::Done,
+                },
+            };
+            end.into()
+        })
+    }
+}
 
 /// What the reason of a call begins with that ended because of its arguments: nothing was forbidden, and nothing ran.
 pub const INVALID_ARGUMENT: &str = "invalid_argument: ";
@@ -59,13 +196,15 @@ pub enum BuiltinError {
 }
 
 impl BuiltinError {
-    /// The ending of a call with it, and the reason.
+    /// The end of a run with it.
     #[must_use]
-    pub fn ending(&self) -> (Ending, String) {
+    pub fn end(&self) -> RunEnd {
         match self {
-            Self::File(error) if !error.is_of_arguments() => (error.ending(), self.to_string()),
-            Self::Arguments(_) | Self::File(_) => (Ending::Failed, format!("{INVALID_ARGUMENT}{self}")),
-            Self::Output(_) | Self::Stuck(_) | Self::Broken => (Ending::Failed, self.to_string()),
+            Self::File(error) if error.is_denied() => RunEnd::Denied(error.to_string()),
+            Self::File(error) if !error.is_of_arguments() => RunEnd::Failed(error.to_string()),
+            Self::Arguments(_) | Self::File(_) => RunEnd::Failed(format!("{INVALID_ARGUMENT}{self}")),
+            Self::Output(error) => RunEnd::Failed(error.story()),
+            Self::Stuck(_) | Self::Broken => RunEnd::Failed(self.to_string()),
         }
     }
 }
@@ -83,7 +222,7 @@ impl From<StrayError> for BuiltinError {
 ///
 /// # Cancel safety
 /// Dropping it leaves at most one look at a disk behind, on a thread that nobody waits for.
-pub(super) async fn run(tool: &Builtin, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
+async fn run(tool: &Builtin, arguments: &[u8], spool: &mut Spool<'_>) -> Result<(), BuiltinError> {
     match tool {
         #[cfg(feature = "fault-points")]
         Builtin::Noop => Ok(spool.push(b"null").await?),
@@ -260,8 +399,7 @@ mod tests {
             (&read, r#"{"path":"x","encoding":"hex"}"#, "`auto`, `utf8`, `base64`, `raw`"),
         ] {
             let error = run_tool(tool, arguments).await.unwrap_err();
-            let (ending, reason) = error.ending();
-            assert_eq!(ending, Ending::Failed, "l04: {reason}");
+            let RunEnd::Failed(reason) = error.end() else { panic!("l04: {error:?}") };
             assert!(reason.starts_with("invalid_argument: ") && reason.contains(part), "{reason}");
         }
     }

@@ -1,112 +1,146 @@
-//! The tools that this device offers: a value, made from the settings at the start and at each reload.
+//! The tools that this device offers: the one list of them, folded from what all providers in force offer.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use mesh_core::ids::ToolName;
-use mesh_core::limits::{RESULT_BYTES_MAX, TOOLS_MAX};
+use mesh_core::limits::TOOLS_MAX;
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::{Effect, ToolDecl};
+use mesh_core::record::ToolDecl;
 
-use super::builtin::{self, Builtin};
-use super::files::FileRoots;
-use crate::config::{CommandTool, Config};
-use crate::tasks::Strays;
+use super::provider::{Offer, Offers, Provider};
 
-/// Time that a built-in tool may take: they read a little, unless a disk hangs.
-const BUILTIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Calls of `device.info` that look at the disks at once: half of the calls that a device runs at once, so that a disk
-/// which is dead leaves places for others.
-const DEVICE_INFO_AT_WORK_MAX: usize = 8;
-/// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
-const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::NAMES.len();
+/// Origin of a provider. Of two that offer a tool of the same name the lesser one has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// This program.
+    Builtin,
+    /// `[tools.NAME]` of the settings.
+    Settings(ToolName),
+}
 
-/// A way to run a tool.
-#[derive(Debug, Clone)]
-pub enum Run {
-    /// Inside the agent.
-    Builtin(Builtin),
-    /// As a program.
-    Command(Arc<CommandTool>),
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin => write!(f, "sigil"),
+            Self::Settings(name) => write!(f, "tools.{name}"),
+        }
+    }
+}
+
+/// A provider in force. Cheap to clone.
+#[derive(Clone)]
+pub struct Member {
+    /// Where it comes from; no two in force have the same.
+    pub origin: Origin,
+    /// The provider in its present version.
+    pub provider: Arc<dyn Provider>,
+}
+
+impl Member {
+    /// True if both are the same version of the same provider.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.provider, &other.provider)
+    }
 }
 
 /// One tool.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tool {
-    /// Its description for the mesh.
-    pub decl: ToolDecl,
-    /// Longest run.
-    pub timeout: Duration,
-    /// Bytes of output.
-    pub max_output: u64,
+    /// The tool, as its provider offers it.
+    pub offer: Arc<Offer>,
     /// Pattern of `node.deny` by which the owner of this device forbids it. It is known, so that a call in the queue can be
     /// answered with the reason, but not offered.
     pub denied: Option<ToolPattern>,
-    /// The way to run it.
-    pub run: Run,
+    /// The provider that runs it.
+    pub provider: Arc<dyn Provider>,
 }
 
 /// All tools of this device, by name.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Catalogue {
     tools: BTreeMap<ToolName, Tool>,
+    left_out: Vec<LeftOut>,
+    deny: Vec<ToolPattern>,
 }
 
-/// A reason for which settings make no catalogue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CatalogueError {
-    /// A command tool with the name of a built-in one.
-    #[error("tools.{0} is not allowed: this is the name of a built-in tool, choose another")]
-    Reserved(ToolName),
-    /// Too many.
-    #[error("{count} tools are not allowed: the settings may add at most {max}", max = COMMAND_TOOLS_MAX)]
-    TooMany {
-        /// Command tools in the settings.
-        count: usize,
-    },
+/// A tool that a provider offers and this device does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The tool.
+    pub tool: ToolName,
+    /// Its provider.
+    pub origin: Origin,
+    /// The cause.
+    pub why: WhyLeftOut,
+}
+
+/// A reason to leave a tool out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyLeftOut {
+    /// Another provider comes first, with a name that differs at most in its capitals.
+    Taken(Origin),
+    /// There are [`TOOLS_MAX`] already.
+    TooMany,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tool, origin, why } = self;
+        write!(f, "the tool `{tool}` of {origin} is not offered: ")?;
+        match why {
+            WhyLeftOut::Taken(by) => write!(f, "{by} has one of this name, give it another"),
+            WhyLeftOut::TooMany => write!(f, "this device offers {TOOLS_MAX} tools already, take one away"),
+        }
+    }
 }
 
 impl Catalogue {
-    /// The tools that the settings ask for.
-    pub fn new(config: &Config) -> Result<Self, CatalogueError> {
-        if config.tools.len() > COMMAND_TOOLS_MAX {
-            return Err(CatalogueError::TooMany { count: config.tools.len() });
+    /// Folds what all these offer now. The order in which they are given does not matter.
+    #[must_use]
+    pub fn fold(members: &[Member], deny: &[ToolPattern]) -> Self {
+        let offered: BTreeMap<&Origin, (Arc<Offers>, &Member)> = members
+            .iter()
+            .map(|member| (&member.origin, (member.provider.offers().borrow().clone(), member)))
+            .collect();
+        let mut catalogue = Self { deny: deny.to_vec(), ..Self::default() };
+        let mut taken: BTreeMap<String, &Origin> = BTreeMap::new();
+        for (origin, (offers, member)) in offered {
+            for (name, offer) in &offers.tools {
+                let folded = name.folded();
+                let why = match taken.get(&*folded) {
+                    Some(by) => Some(WhyLeftOut::Taken((*by).clone())),
+                    None => (catalogue.tools.len() >= TOOLS_MAX).then_some(WhyLeftOut::TooMany),
+                };
+                if let Some(why) = why {
+                    catalogue.left_out.push(LeftOut { tool: name.clone(), origin: origin.clone(), why });
+                    continue;
+                }
+                let tool = Tool {
+                    offer: offer.clone(),
+                    denied: deny.iter().find(|pattern| pattern.is_about(&folded)).cloned(),
+                    provider: member.provider.clone(),
+                };
+                taken.insert(folded.into_owned(), origin);
+                catalogue.tools.insert(name.clone(), tool);
+            }
         }
-        if let Some(name) = config.tools.keys().find(|name| builtin::NAMES.contains(&name.as_str())) {
-            return Err(CatalogueError::Reserved(name.clone()));
-        }
-        let mut catalogue = Self::default();
-        #[cfg(feature = "fault-points")]
-        if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
-            catalogue.builtin(config, "noop", "does nothing", false, Builtin::Noop);
-        }
-        let info = Builtin::DeviceInfo(Strays::new("device-info", DEVICE_INFO_AT_WORK_MAX));
-        catalogue.builtin(config, "device.info", "what this device is and how it does", false, info);
-        if !config.files.roots.is_empty() {
-            let roots = Arc::new(FileRoots::new(config.files.roots.clone(), config.home.clone()));
-            catalogue.builtin(config, "files.list", "lists a directory", true, Builtin::FilesList(roots.clone()));
-            catalogue.builtin(config, "files.read", "reads a file", true, Builtin::FilesRead(roots));
-        }
-        for (name, tool) in &config.tools {
-            let decl = ToolDecl {
-                name: name.clone(),
-                effect: tool.effect,
-                description: tool.description.clone(),
-                owner_only: true,
-                at_once: tool.at_once,
-            };
-            let run = Run::Command(Arc::new(tool.clone()));
-            catalogue.add(config, decl, tool.timeout, tool.max_output, run);
-        }
-        Ok(catalogue)
+        catalogue
     }
 
     /// Descriptions for the mesh: of all tools but the denied ones, by name.
     #[must_use]
     pub fn decls(&self) -> Vec<ToolDecl> {
-        self.tools.values().filter(|tool| tool.denied.is_none()).map(|tool| tool.decl.clone()).collect()
+        let offered = self.tools.iter().filter(|(_, tool)| tool.denied.is_none());
+        offered.map(|(name, tool)| tool.offer.decl(name)).collect()
+    }
+
+    /// All that this device forbids itself.
+    #[must_use]
+    pub fn deny(&self) -> &[ToolPattern] {
+        &self.deny
     }
 
     /// One tool, denied or not.
@@ -115,69 +149,61 @@ impl Catalogue {
         self.tools.get(name)
     }
 
-    fn builtin(&mut self, config: &Config, name: &str, description: &str, owner_only: bool, run: Builtin) {
-        let name = name.parse().expect("our own names are valid");
-        let description = description.to_owned();
-        let decl = ToolDecl { name, effect: Effect::None, description, owner_only, at_once: None };
-        self.add(config, decl, BUILTIN_TIMEOUT, RESULT_BYTES_MAX, Run::Builtin(run));
-    }
-
-    fn add(&mut self, config: &Config, decl: ToolDecl, timeout: Duration, max_output: u64, run: Run) {
-        let name = decl.name.folded();
-        let denied = config.node.deny.iter().find(|pattern| pattern.is_about(&name)).cloned();
-        self.tools.insert(decl.name.clone(), Tool { decl, timeout, max_output, denied, run });
+    /// Tools that providers offer and this device does not.
+    #[must_use]
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::node::testing::{Fake, offer};
 
-    fn try_catalogue(text: &str) -> Result<Catalogue, CatalogueError> {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::write(home.path().join("sigil.toml"), text).unwrap();
-        Catalogue::new(&crate::config::load(home.path(), &Overrides::default()).unwrap().0)
+    fn tool(name: &str) -> ToolName {
+        name.parse().unwrap()
     }
 
-    fn catalogue(text: &str) -> Catalogue {
-        try_catalogue(text).unwrap()
-    }
-
-    fn names(catalogue: &Catalogue) -> Vec<String> {
-        catalogue.decls().into_iter().map(|decl| decl.name.to_string()).collect()
+    fn member(origin: Origin, tools: &[&str]) -> Member {
+        Member { origin, provider: Arc::new(Fake::new(tools)) }
     }
 
     #[test]
-    fn files_tools_need_roots() {
-        assert_eq!(names(&catalogue("")), ["device.info"]);
-        let with = catalogue("[files]\nroots = ['/tmp']\n[tools.backup]\ncommand = 'true'\n");
-        assert_eq!(names(&with), ["backup", "device.info", "files.list", "files.read"]);
-        let decls = with.decls();
-        assert!(decls.iter().all(|decl| decl.owner_only != (decl.name.as_str() == "device.info")));
-        assert_eq!(decls[0].effect, Effect::Once);
-        assert_eq!(decls[1].effect, Effect::None);
+    fn the_first_of_two_with_a_name_has_it_in_whatever_order_they_are_given() {
+        let settings = |name: &str, tools: &[&str]| member(Origin::Settings(tool(name)), tools);
+        let mut members =
+            vec![settings("b", &["two", "LAMP"]), settings("a", &["lamp", "one"]), member(Origin::Builtin, &["One"])];
+        for _ in 0..3 {
+            members.rotate_left(1);
+            let catalogue = Catalogue::fold(&members, &[]);
+            let names: Vec<String> = catalogue.decls().iter().map(|decl| decl.name.to_string()).collect();
+            assert_eq!(names, ["One", "lamp", "two"]);
+            let told: Vec<String> = catalogue.left_out().iter().map(ToString::to_string).collect();
+            assert_eq!(
+                told,
+                [
+                    "the tool `one` of tools.a is not offered: sigil has one of this name, give it another",
+                    "the tool `LAMP` of tools.b is not offered: tools.a has one of this name, give it another"
+                ]
+            );
+        }
     }
 
     #[test]
     fn denied_tools_are_known_but_not_offered() {
-        let catalogue = catalogue("[node]\ndeny = ['files.*']\n[files]\nroots = ['/tmp']\n");
-        assert_eq!(names(&catalogue), ["device.info"]);
-        assert!(catalogue.get(&"files.read".parse().unwrap()).unwrap().denied.is_some());
+        let catalogue = Catalogue::fold(&[member(Origin::Builtin, &["a.x", "b"])], &["a.*".parse().unwrap()]);
+        assert_eq!(catalogue.decls(), [offer().decl(&tool("b"))]);
+        assert!(catalogue.get(&tool("a.x")).unwrap().denied.is_some());
     }
 
     #[test]
-    fn names_of_built_in_tools_are_taken() {
-        let error = try_catalogue("[tools.'device.info']\ncommand = 'x'").unwrap_err().to_string();
-        assert!(["tools", "device.info", "built-in"].iter().all(|part| error.contains(part)), "{error}");
-    }
-
-    #[test]
-    fn the_number_of_tools_is_bounded() {
-        let tools =
-            |count: usize| (0..count).map(|n| format!("[tools.t{n}]\ncommand = 'x'\n")).collect::<Vec<_>>().concat();
-        assert!(try_catalogue(&tools(COMMAND_TOOLS_MAX)).is_ok());
-        let error = try_catalogue(&tools(COMMAND_TOOLS_MAX + 1)).unwrap_err().to_string();
-        assert!(error.contains("510 tools") && error.contains("at most 509"), "{error}");
+    fn as_many_tools_as_fit_into_a_record_are_offered() {
+        let names: Vec<String> = (0..TOOLS_MAX).map(|n| format!("t{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let members = [member(Origin::Builtin, &names), member(Origin::Settings(tool("x")), &["x"])];
+        let catalogue = Catalogue::fold(&members, &[]);
+        assert_eq!(catalogue.decls().len(), TOOLS_MAX);
+        assert_eq!(catalogue.left_out()[0].why, WhyLeftOut::TooMany);
     }
 }

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use futures_util::future::join_all;
-use mesh_core::record::Ending;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -115,18 +114,18 @@ pub enum FileError {
 }
 
 impl FileError {
-    /// Ending of a call with it. Only what the owner of this device has not allowed is denied.
+    /// True if the owner of this device has not allowed it; all else merely fails.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn is_denied(&self) -> bool {
         match self {
-            Self::Outside { .. } | Self::Ours(_) | Self::Kernel(_) => Ending::Denied,
+            Self::Outside { .. } | Self::Ours(_) | Self::Kernel(_) => true,
             Self::Argument(_)
             | Self::Path { .. }
             | Self::Loop(_)
             | Self::Kind { .. }
             | Self::System { .. }
             | Self::TooLarge { .. }
-            | Self::NotText(_) => Ending::Failed,
+            | Self::NotText(_) => false,
         }
     }
 
@@ -685,7 +684,7 @@ mod tests {
             &format!("{root}/home/store"),
         ] {
             let error = read(&tree, path).unwrap_err();
-            assert_eq!(error.ending(), Ending::Denied, "{path}: {error}");
+            assert!(error.is_denied(), "{path}: {error}");
             assert!(tree.list(path).is_err(), "{path}");
         }
         for path in ["", "a\0b", &"x/".repeat(3000)] {
@@ -715,7 +714,7 @@ mod tests {
         ] {
             let error = read(&tree, path).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
-            assert_eq!(error.ending(), Ending::Failed);
+            assert!(!error.is_denied(), "{error}");
         }
         let dev = FileRoots::new(vec!["/dev".into()], "/nowhere".into());
         assert!(dev.open_file(Path::new("/dev/null")).unwrap_err().to_string().contains("a device"));
@@ -777,7 +776,7 @@ mod tests {
         // Its way out is as closed as any other.
         let out = BASE64.encode(b"d\xfe/../../other/secret");
         let out = ReadArguments { path_bytes: Some(out), ..ReadArguments::default() };
-        assert_eq!(tree.read_with(&out).unwrap_err().ending(), Ending::Denied);
+        assert!(tree.read_with(&out).unwrap_err().is_denied());
     }
 
     #[test]
@@ -798,7 +797,7 @@ mod tests {
             read(ReadArguments { path: path(), length: Some(CONTENT_BYTES_MAX + 1), ..ReadArguments::default() }),
         ];
         for error in errors {
-            assert!(error.is_of_arguments() && error.ending() == Ending::Failed, "{error}");
+            assert!(error.is_of_arguments() && !error.is_denied(), "{error}");
         }
     }
 
@@ -821,7 +820,7 @@ mod tests {
         {
             let error = open(path).expect("refused");
             let gone = matches!(error, FileError::System { errno: Errno::ENOENT | Errno::EACCES, .. });
-            assert!(gone || error.ending() == Ending::Denied, "{path}: {error}");
+            assert!(gone || error.is_denied(), "{path}: {error}");
         }
         assert!(matches!(open("/proc/self/cwd/Cargo.toml"), Some(FileError::Kernel(_))));
         for path in ["/proc", "/proc/self/fd", "/sys"] {

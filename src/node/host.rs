@@ -9,31 +9,34 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mesh_core::ids::{Attempt, Hash, ReqId};
 use mesh_core::io::{Input, Invocation, ToolOutcome};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
-use mesh_core::policy::Cause;
+use mesh_core::policy::{Cause, ToolPattern};
 use mesh_core::record::{Ending, Payload};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::Blobs;
-use super::builtin::{self, Builtin, INVALID_ARGUMENT};
-use super::catalogue::{Catalogue, Run};
-use crate::config::CommandTool;
+use super::builtin::INVALID_ARGUMENT;
+use super::catalogue::{Catalogue, Member};
+use super::provider::{Job, Parts, Run};
 use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
 use crate::mesh::ToolRuns;
 use crate::runtime::outcome::{Output, RunEnd, RunOutcome};
-use crate::runtime::process::{self, Launch, Launcher, Spec, show_spool_error};
 use crate::runtime::spool::{BlobSinks, OutputLimits, Spool};
 use crate::tasks::TaskGroup;
 
 /// Deepest nesting of arguments. Half of what `serde_json` would take, and more than any person writes.
 pub const ARGUMENTS_DEPTH_MAX: usize = crate::json::DEPTH_MAX;
+/// Longest wait of a call for a provider that is starting or does not work now.
+const PROVIDER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Time beyond its longest run that a provider is given to drain: a run that is ended takes up to 2 s.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
 /// A reason to refuse arguments.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,45 +78,93 @@ pub struct ToolHost {
 }
 
 struct HostState {
-    catalogue: ArcSwap<Catalogue>,
+    /// Providers in force. Held only to change them and to fold what they offer.
+    force: Mutex<Force>,
+    catalogue: watch::Sender<Arc<Catalogue>>,
     blobs: Arc<dyn Blobs>,
-    launcher: Launcher,
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
     running: Mutex<BTreeMap<(ReqId, Attempt), CancellationToken>>,
 }
 
-/// A run that has passed the last look.
+#[derive(Default)]
+struct Force {
+    members: Vec<Member>,
+    deny: Vec<ToolPattern>,
+}
+
+/// A run that has passed the last look, in the hands of its provider.
 struct Work {
-    tool: Tool,
-    arguments: Bytes,
-    timeout: Duration,
+    run: Box<dyn Run>,
     output: OutputLimits,
 }
 
-/// All that runs.
-enum Tool {
-    Builtin(Builtin),
-    Program(Launch),
+/// What the last look says of a call that may run.
+enum Look {
+    /// Its provider has taken it.
+    Taken(Work),
+    /// Its provider takes nothing now, for this reason.
+    Hindered(String),
 }
 
 impl ToolHost {
-    /// Results go to `inputs`; it waits while the core is behind.
-    pub fn new(
-        catalogue: Catalogue,
-        blobs: Arc<dyn Blobs>,
-        launcher: Launcher,
-        inputs: mpsc::Sender<Input>,
-        tasks: TaskGroup,
-    ) -> Self {
-        let running = Mutex::default();
-        let catalogue = ArcSwap::from_pointee(catalogue);
-        Self { shared: Arc::new(HostState { catalogue, blobs, launcher, inputs, tasks, running }) }
+    /// A host without providers. Results go to `inputs`; it waits while the core is behind.
+    pub fn new(blobs: Arc<dyn Blobs>, inputs: mpsc::Sender<Input>, tasks: TaskGroup) -> Self {
+        let (force, catalogue, running) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self { shared: Arc::new(HostState { force, catalogue, blobs, inputs, tasks, running }) }
     }
 
-    /// Replaces what is offered. What runs already goes on as it was started.
-    pub fn set_catalogue(&self, catalogue: Catalogue) {
-        self.shared.catalogue.store(Arc::new(catalogue));
+    /// Puts these providers in force in place of those before, and says what this device forbids itself.
+    ///
+    /// A call that is looked at from now on goes to them. Those that are left out are drained: what runs in them ends in
+    /// them.
+    pub fn put_in_force(&self, members: Vec<Member>, deny: Vec<ToolPattern>) {
+        let old = {
+            let mut force = self.in_force();
+            let old = std::mem::replace(&mut *force, Force { members, deny });
+            for member in force.members.iter().filter(|new| !old.members.iter().any(|old| old.is(new))) {
+                self.follow(member);
+            }
+            self.fold(&force);
+            old.members.into_iter().filter(|old| !force.members.iter().any(|new| new.is(old))).collect::<Vec<_>>()
+        };
+        for member in old {
+            self.shared.tasks.spawn(drain(member));
+        }
+    }
+
+    /// What is offered, and each change of it.
+    #[must_use]
+    pub fn catalogue(&self) -> watch::Receiver<Arc<Catalogue>> {
+        self.shared.catalogue.subscribe()
+    }
+
+    /// Folds anew whenever a provider offers something else, for as long as there is this version of it.
+    fn follow(&self, member: &Member) {
+        let (mut offers, host) = (member.provider.offers(), Arc::downgrade(&self.shared));
+        offers.mark_unchanged();
+        let stopping = self.shared.tasks.stopping();
+        self.shared.tasks.spawn(async move {
+            while let Some(Ok(())) = stopping.run_until_cancelled(offers.changed()).await {
+                let Some(shared) = host.upgrade() else { return };
+                let host = Self { shared };
+                host.fold(&host.in_force());
+            }
+        });
+    }
+
+    fn fold(&self, force: &Force) {
+        let catalogue = Catalogue::fold(&force.members, &force.deny);
+        for left_out in catalogue.left_out() {
+            if !self.shared.catalogue.borrow().left_out().contains(left_out) {
+                tracing::warn!("{left_out}");
+            }
+        }
+        self.shared.catalogue.send_replace(Arc::new(catalogue));
+    }
+
+    fn in_force(&self) -> MutexGuard<'_, Force> {
+        self.shared.force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running_now(&self) -> MutexGuard<'_, BTreeMap<(ReqId, Attempt), CancellationToken>> {
@@ -147,10 +198,11 @@ impl ToolHost {
         });
     }
 
-    /// Decides whether and how a call runs here. The error is its outcome.
-    fn last_look(&self, invocation: &Invocation, arguments: Bytes) -> Result<Work, ToolOutcome> {
+    /// Decides whether a call runs here, and hands it to the provider of its tool. The error is its outcome.
+    fn last_look(&self, invocation: &Invocation, arguments: &Bytes) -> Result<Look, ToolOutcome> {
         let header = &invocation.header;
-        let catalogue = self.shared.catalogue.load();
+        // Held until the provider has the job: one that is replaced is drained only after that.
+        let catalogue = self.shared.catalogue.borrow();
         let Some(tool) = catalogue.get(&header.tool) else {
             return Err(denied(format!("this device offers no tool `{}` ({})", header.tool, Cause::ToolAbsent)));
         };
@@ -158,20 +210,65 @@ impl ToolHost {
             let rule = Cause::Local(pattern.clone());
             return Err(denied(format!("the owner of this device does not allow `{}` ({rule})", header.tool)));
         }
-        check_arguments(&arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
+        check_arguments(arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
+        // As it is, and not as it was when the catalogue was folded. Each change of it is a change of the catalogue too.
+        if let Some(why) = tool.provider.offers().borrow().state.hindrance() {
+            return Ok(Look::Hindered(why));
+        }
         let asked = match header.timeout_ms {
-            0 => tool.timeout,
+            0 => tool.offer.timeout,
             ms => Duration::from_millis(ms),
         };
-        let output = OutputLimits { inline: INLINE_BYTES_MAX, total: tool.max_output };
-        let timeout = tool.timeout.min(asked);
-        let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments };
-        let tool = match &tool.run {
-            Run::Command(command) => Tool::Program(self.shared.launcher.launch(spec(command, invocation))),
-            Run::Builtin(tool) => Tool::Builtin(tool.clone()),
-        };
-        Ok(Work { tool, arguments, timeout, output })
+        let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments.clone() };
+        let run = tool.provider.take(Job {
+            id: invocation.id,
+            attempt: invocation.attempt,
+            tool: header.tool.clone(),
+            arguments,
+            timeout: tool.offer.timeout.min(asked),
+            node_id: invocation.node_id.clone(),
+        });
+        let output = OutputLimits { inline: INLINE_BYTES_MAX, total: tool.offer.max_output };
+        Ok(Look::Taken(Work { run, output }))
     }
+
+    /// Looks again at each change of what is offered, until the provider has taken the call or it has waited long enough.
+    async fn look_again(
+        &self,
+        invocation: &Invocation,
+        arguments: &Bytes,
+        cancel: &CancellationToken,
+    ) -> Result<Work, ToolOutcome> {
+        let wait = match invocation.header.timeout_ms {
+            0 => PROVIDER_WAIT_MAX,
+            ms => PROVIDER_WAIT_MAX.min(Duration::from_millis(ms)),
+        };
+        let until = Instant::now() + wait;
+        let mut changes = self.catalogue();
+        loop {
+            changes.mark_unchanged();
+            let why = match self.last_look(invocation, arguments)? {
+                Look::Taken(work) => return Ok(work),
+                Look::Hindered(why) => why,
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(ended(Ending::Cancelled, "cancelled before it was started")),
+                changed = timeout_at(until, changes.changed()) => if !matches!(changed, Ok(Ok(()))) {
+                    let (tool, waited) = (&invocation.header.tool, show_duration(wait));
+                    return Err(failed(format!("`{tool}` did not start within {waited}: {why}")));
+                },
+            }
+        }
+    }
+}
+
+/// Lets what runs in a provider that is not in force any more come to its end.
+async fn drain(member: Member) {
+    let longest = member.provider.offers().borrow().tools.values().map(|offer| offer.timeout).max();
+    let until = Instant::now() + longest.unwrap_or_default() + DRAIN_MARGIN;
+    member.provider.stop(until).await;
+    tracing::debug!(provider = %member.origin, "a provider that was replaced has ended");
 }
 
 impl ToolRuns for ToolHost {
@@ -187,15 +284,22 @@ impl ToolRuns for ToolHost {
         let run = (invocation.id, invocation.attempt);
         match &invocation.header.arguments {
             Payload::Inline(arguments) => {
-                let work = self.last_look(&invocation, arguments.clone());
-                self.spawn(run, cancel, std::future::ready(work));
+                let arguments = arguments.clone();
+                let looked = self.last_look(&invocation, &arguments);
+                let (host, cancelled) = (self.clone(), cancel.clone());
+                self.spawn(run, cancel, async move {
+                    match looked? {
+                        Look::Taken(work) => Ok(work),
+                        Look::Hindered(_) => host.look_again(&invocation, &arguments, &cancelled).await,
+                    }
+                });
             }
             Payload::Blob { .. } => {
-                let host = self.clone();
+                let (host, cancelled) = (self.clone(), cancel.clone());
                 self.spawn(run, cancel, async move {
                     let read = host.shared.blobs.read(&invocation.header.arguments).await;
                     let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
-                    host.last_look(&invocation, read.map_err(unreadable)?.into())
+                    host.look_again(&invocation, &read.map_err(unreadable)?.into(), &cancelled).await
                 });
             }
         }
@@ -209,72 +313,28 @@ impl ToolRuns for ToolHost {
     }
 }
 
-/// The program of a command tool, and the environment that tells it for which call it runs.
-fn spec(command: &CommandTool, invocation: &Invocation) -> Spec {
-    let mut env = command.env.clone();
-    env.extend([
-        ("SIGIL_REQUEST_ID".to_owned(), invocation.id.to_string()),
-        ("SIGIL_ATTEMPT".to_owned(), invocation.attempt.to_string()),
-        ("SIGIL_TOOL".to_owned(), invocation.header.tool.to_string()),
-        ("SIGIL_NODE".to_owned(), invocation.node_id.to_string()),
-    ]);
-    let CommandTool { command, args, keep_running, .. } = command;
-    Spec { command: command.clone(), args: args.clone(), env, keep_running: *keep_running }
-}
-
 async fn perform(
-    Work { tool, arguments, timeout, output }: Work,
+    Work { run, output }: Work,
     sinks: &dyn BlobSinks,
     cancel: &CancellationToken,
-    note: impl FnMut(String),
+    note: impl FnMut(String) + Send,
 ) -> ToolOutcome {
-    let mut spool = Spool::new(sinks, output);
-    let ended = match tool {
-        Tool::Program(launch) => tool_outcome(process::run(launch, timeout, arguments, cancel, &mut spool, note).await),
-        Tool::Builtin(tool) => run_builtin(&tool, timeout, &arguments, cancel, &mut spool).await,
-    };
-    match ended {
-        Ok(outcome) => match spool.finish().await {
-            Ok(output) => ToolOutcome { output: payload(output), ..outcome },
-            Err(why) => ToolOutcome { error: outcome.error, ..failed(show_spool_error(&why)) },
-        },
-        Err(outcome) => outcome,
-    }
-}
-
-/// Runs a built-in tool. The error is its outcome if it has no output.
-async fn run_builtin(
-    tool: &Builtin,
-    timeout: Duration,
-    arguments: &[u8],
-    cancel: &CancellationToken,
-    spool: &mut Spool<'_>,
-) -> Result<ToolOutcome, ToolOutcome> {
-    let result = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(ended(Ending::Cancelled, "cancelled while it ran")),
-        result = tokio::time::timeout(timeout, builtin::run(tool, arguments, spool)) => result,
-    };
-    match result {
-        Err(_) => Err(failed(format!("timed out after {}", show_duration(timeout)))),
-        Ok(Err(error)) => {
-            let (ending, reason) = error.ending();
-            Err(ended(ending, reason))
-        }
-        Ok(Ok(())) => Ok(ended(Ending::Done, "")),
-    }
-}
-
-/// A run's outcome in the words of the mesh, but for its output. The error is one that has none.
-fn tool_outcome(run: RunOutcome) -> Result<ToolOutcome, ToolOutcome> {
-    let RunOutcome { end, note, stderr } = run;
+    let mut parts = Parts { spool: Spool::new(sinks, output), note: Box::new(note) };
+    let RunOutcome { end, note, stderr } = run.finish(&mut parts, cancel).await;
     let outcome = |ending, reason| ToolOutcome { error: stderr, ..ended(ending, reason) };
-    match end {
-        RunEnd::Done => Ok(outcome(Ending::Done, note)),
-        RunEnd::Failed(reason) if note.is_empty() => Ok(outcome(Ending::Failed, reason)),
-        RunEnd::Failed(reason) => Ok(outcome(Ending::Failed, format!("{reason}; {note}"))),
-        RunEnd::Lost(reason) => Err(outcome(Ending::Failed, reason)),
-        RunEnd::Cancelled(reason) => Err(outcome(Ending::Cancelled, reason)),
+    let outcome = match end {
+        RunEnd::Done => outcome(Ending::Done, note),
+        RunEnd::Failed(reason) if note.is_empty() => outcome(Ending::Failed, reason),
+        RunEnd::Failed(reason) => outcome(Ending::Failed, format!("{reason}; {note}")),
+        // None of these has output.
+        RunEnd::Denied(reason) => return outcome(Ending::Denied, reason),
+        RunEnd::Cancelled(reason) => return outcome(Ending::Cancelled, reason),
+        RunEnd::Lost(reason) => return outcome(Ending::Interrupted, reason),
+        RunEnd::NotStarted(reason) => return outcome(Ending::Failed, reason),
+    };
+    match parts.spool.finish().await {
+        Ok(output) => ToolOutcome { output: payload(output), ..outcome },
+        Err(why) => ToolOutcome { error: outcome.error, ..failed(why.story()) },
     }
 }
 

@@ -3,5 +3,11 @@
 pub mod blobs;
 pub mod builtin;
 pub mod catalogue;
+pub mod commands;
+pub mod declared;
 pub mod files;
 pub mod host;
+pub mod provider;
+pub mod publisher;
+#[cfg(test)]
+pub(crate) mod testing;

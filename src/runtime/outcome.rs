@@ -18,12 +18,17 @@ pub struct RunOutcome {
 pub enum RunEnd {
     /// By itself, and well.
     Done,
-    /// By itself, and not well; or its time was up. What it wrote until then is its output.
+    /// By itself, and not well; or its time was up, or its output could not be taken. What it gave until then is its
+    /// output, as far as that was kept.
     Failed(String),
-    /// It never started, or its end or its output could not be taken: it has no output.
-    Lost(String),
-    /// Because it was asked to: it has no output.
+    /// It may not do what it was asked for, and has not done it: no output.
+    Denied(String),
+    /// Because it was asked to: no output.
     Cancelled(String),
+    /// Its end is not known: what it was to do may have happened. No output.
+    Lost(String),
+    /// It never started: no output.
+    NotStarted(String),
 }
 
 /// Output of a run.
@@ -40,14 +45,9 @@ pub enum Output {
     },
 }
 
-impl RunOutcome {
-    /// A run that was lost, with nothing to show but its stderr.
-    pub fn lost(reason: impl Into<String>, stderr: String) -> Self {
-        Self { end: RunEnd::Lost(reason.into()), note: String::new(), stderr }
-    }
-
-    /// A run that was cancelled, with nothing to show but its stderr.
-    pub fn cancelled(reason: impl Into<String>, stderr: String) -> Self {
-        Self { end: RunEnd::Cancelled(reason.into()), note: String::new(), stderr }
+impl From<RunEnd> for RunOutcome {
+    /// A run with nothing to say but its end.
+    fn from(end: RunEnd) -> Self {
+        Self { end, note: String::new(), stderr: String::new() }
     }
 }

@@ -265,7 +265,7 @@ pub async fn run(
         biased;
         () = cancel.cancelled() => {
             if !decided.swap(true, Ordering::AcqRel) {
-                return RunOutcome::cancelled("cancelled before it was started", String::new());
+                return RunEnd::Cancelled("cancelled before it was started".to_owned()).into();
             }
             running.await
         }
@@ -273,8 +273,8 @@ pub async fn run(
     };
     let Running { mut child, mut group, dir, kept } = match started {
         Ok(Ok(running)) => running,
-        Ok(Err(error)) => return RunOutcome::lost(tool_exec::explain(command.as_os_str(), &error), String::new()),
-        Err(_) => return RunOutcome::lost("too many programs wait to be started", String::new()),
+        Ok(Err(error)) => return RunEnd::NotStarted(tool_exec::explain(command.as_os_str(), &error)).into(),
+        Err(_) => return RunEnd::NotStarted("too many programs wait to be started".to_owned()).into(),
     };
 
     let mut errors = ErrorStream::new(Instant::now());
@@ -395,24 +395,16 @@ fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
         End::Exited(exit, note) if exit.success() => (RunEnd::Done, note),
         End::Exited(exit, note) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
             Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => {
-                return RunOutcome::lost(why, String::new());
+                return RunEnd::NotStarted(why.to_owned()).into();
             }
             _ => (RunEnd::Failed(show_exit(exit)), note),
         },
         End::TimedOut => (RunEnd::Failed(format!("timed out after {}", show_duration(time))), String::new()),
-        End::Cancelled => return RunOutcome::cancelled("cancelled while it ran", stderr),
-        End::Lost(lost) => return RunOutcome::lost(format!("waiting for it: {lost}"), stderr),
-        End::Output(why) => return RunOutcome::lost(show_spool_error(&why), stderr),
+        End::Cancelled => (RunEnd::Cancelled("cancelled while it ran".to_owned()), String::new()),
+        End::Lost(lost) => (RunEnd::Lost(format!("waiting for it: {lost}")), String::new()),
+        End::Output(why) => (RunEnd::Failed(why.story()), String::new()),
     };
     RunOutcome { end, note, stderr }
-}
-
-/// The whole story in one line.
-pub(crate) fn show_spool_error(error: &SpoolError) -> String {
-    match error {
-        SpoolError::TooLarge(_) => error.to_string(),
-        SpoolError::Store(source) => format!("{error}: {source}"),
-    }
 }
 
 fn show_exit(exit: ExitStatus) -> String {

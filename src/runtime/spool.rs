@@ -32,6 +32,25 @@ pub enum SpoolError {
     Store(#[source] io::Error),
 }
 
+impl SpoolError {
+    /// All of it in one line, with its cause.
+    #[must_use]
+    pub fn story(&self) -> String {
+        match self {
+            Self::TooLarge(_) => self.to_string(),
+            Self::Store(source) => format!("{self}: {source}"),
+        }
+    }
+
+    /// The same again: the cause of an error of the system cannot be shared.
+    fn again(&self) -> Self {
+        match self {
+            Self::TooLarge(limit) => Self::TooLarge(*limit),
+            Self::Store(source) => Self::Store(io::Error::new(source.kind(), source.to_string())),
+        }
+    }
+}
+
 /// Limits of one output, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputLimits {
@@ -41,24 +60,34 @@ pub struct OutputLimits {
     pub total: u64,
 }
 
-/// Output of one run.
+/// Output of one run. Once it has refused a chunk there is no output any more, whoever asks for it.
 pub struct Spool<'a> {
     sinks: &'a dyn BlobSinks,
     limits: OutputLimits,
     len: u64,
     inline: Vec<u8>,
     sink: Option<Box<dyn BlobSink>>,
+    refused: Option<SpoolError>,
 }
 
 impl<'a> Spool<'a> {
     /// An empty one.
     #[must_use]
     pub fn new(sinks: &'a dyn BlobSinks, limits: OutputLimits) -> Self {
-        Self { sinks, limits, len: 0, inline: Vec::new(), sink: None }
+        Self { sinks, limits, len: 0, inline: Vec::new(), sink: None, refused: None }
     }
 
     /// Takes a chunk.
     pub async fn push(&mut self, chunk: &[u8]) -> Result<(), SpoolError> {
+        let taken = self.take(chunk).await;
+        if let Err(why) = &taken {
+            self.refused = Some(why.again());
+            self.sink = None;
+        }
+        taken
+    }
+
+    async fn take(&mut self, chunk: &[u8]) -> Result<(), SpoolError> {
         let len = self.len + chunk.len() as u64;
         if len > self.limits.total {
             return Err(SpoolError::TooLarge(self.limits.total));
@@ -77,7 +106,13 @@ impl<'a> Spool<'a> {
     }
 
     /// Everything that came, byte for byte.
+    ///
+    /// # Errors
+    /// A chunk was refused, or the blob cannot be kept.
     pub async fn finish(self) -> Result<Output, SpoolError> {
+        if let Some(why) = self.refused {
+            return Err(why);
+        }
         match self.sink {
             None => Ok(Output::Inline(Bytes::from(self.inline))),
             Some(sink) => {
@@ -162,5 +197,7 @@ mod tests {
         spool.push(&[0; 1024]).await.unwrap();
         let error = spool.push(&[0]).await.unwrap_err();
         assert_eq!(error.to_string(), "the output is over the limit of 1KiB");
+        let error = spool.finish().await.unwrap_err();
+        assert_eq!(error.to_string(), "the output is over the limit of 1KiB", "a part is not the output");
     }
 }

@@ -25,6 +25,7 @@ mod gateway_loss;
 mod harness;
 mod homes;
 mod hostile_peer;
+mod hot_reload;
 mod joining;
 mod kept_bytes;
 #[cfg(feature = "fault-points")]

@@ -52,7 +52,7 @@ async fn a_tool_starts_with_limits_and_its_own_arguments() {
 async fn a_tool_that_cannot_be_started_is_explained() {
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
         let (outcome, _) = through_sigil(command, &[]).await;
-        let RunEnd::Lost(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        let RunEnd::NotStarted(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
         assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }

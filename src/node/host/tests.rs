@@ -1,5 +1,7 @@
 use super::*;
 use crate::config::{self, Overrides};
+use crate::node::declared::Declared;
+use crate::runtime::process::Launcher;
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
@@ -10,6 +12,7 @@ use std::io;
 
 struct Bench {
     host: ToolHost,
+    declared: Declared,
     inputs: mpsc::Receiver<Input>,
     tasks: TaskGroup,
     dir: tempfile::TempDir,
@@ -28,8 +31,10 @@ fn bench_with(text: &str, blobs: Arc<dyn Blobs>) -> Bench {
     let work = dir.path().join("work");
     let launcher = Launcher::start(work, None, &tasks).unwrap();
     let (sender, inputs) = mpsc::channel(64);
-    let host = ToolHost::new(Catalogue::new(&config).unwrap(), blobs, launcher, sender, tasks.clone());
-    Bench { host, inputs, tasks, dir }
+    let host = ToolHost::new(blobs, sender, tasks.clone());
+    let declared = Declared::new(&config, launcher).unwrap();
+    host.put_in_force(declared.members(), config.node.deny.clone());
+    Bench { host, declared, inputs, tasks, dir }
 }
 
 fn bench(text: &str) -> Bench {
@@ -165,6 +170,7 @@ async fn what_is_not_allowed_is_denied_with_its_reason() {
     for (tool, arguments, part) in [
         ("nothing", "{}", "offers no tool `nothing`"),
         ("secret-x", "{}", "(local:secret*)"),
+        ("secret-x", "{", "(local:secret*)"),
         ("files.read", r#"{"path":"../x"}"#, "outside"),
         ("files.read", r#"{"path":"/proc/self/mem"}"#, "outside"),
     ] {
@@ -357,6 +363,8 @@ fn true_depth(value: &serde_json::Value) -> usize {
         | serde_json::Value::String(_) => 0,
     }
 }
+
+mod replacing;
 
 proptest! {
     #[test]

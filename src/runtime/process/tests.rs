@@ -54,8 +54,10 @@ impl Bench {
         let stdin = Bytes::copy_from_slice(stdin);
         let RunOutcome { end, note, stderr } = run(launch, bounds.timeout, stdin, &self.cancel, &mut spool, note).await;
         let output = match end {
-            RunEnd::Done | RunEnd::Failed(_) => spool.finish().await.unwrap(),
-            RunEnd::Lost(_) | RunEnd::Cancelled(_) => Output::Inline(Bytes::new()),
+            RunEnd::Done | RunEnd::Failed(_) => spool.finish().await.unwrap_or(Output::Inline(Bytes::new())),
+            RunEnd::Denied(_) | RunEnd::Cancelled(_) | RunEnd::Lost(_) | RunEnd::NotStarted(_) => {
+                Output::Inline(Bytes::new())
+            }
         };
         Ran { end, note, output, stderr }
     }
@@ -167,7 +169,7 @@ async fn a_command_that_is_not_there_is_explained() {
     for (command, part) in [("no-such-command", "not found"), ("/etc/passwd", "may not be executed")] {
         let launch = bench.launcher.launch(bench.spec(command, &[]));
         let outcome = bench.run(launch, FREE, b"", |_| ()).await;
-        let RunEnd::Lost(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
+        let RunEnd::NotStarted(reason) = outcome.end else { panic!("it ran: {outcome:?}") };
         assert!(reason.contains(command) && reason.contains(part), "{reason}");
     }
 }
@@ -186,7 +188,7 @@ async fn output_over_the_limit_ends_the_run_and_names_the_limit() {
     let bench = Bench::new();
     let bounds = Bounds { output: OutputLimits { total: 1 << 20, ..FREE.output }, ..FREE };
     let outcome = bench.sh_within("echo $$ > $DIR/pid; head -c 100000000 /dev/zero; sleep 1000", bounds, b"").await;
-    assert_eq!(outcome.end, RunEnd::Lost("the output is over the limit of 1MiB".to_owned()));
+    assert_eq!(outcome.end, failed("the output is over the limit of 1MiB"));
     assert!(inline(&outcome).is_empty());
     assert!(bench.sinks.blobs.lock().unwrap().is_empty(), "half a blob is no blob");
     gone(&bench.file("pid").await).await;

@@ -227,7 +227,8 @@ pub enum Input {
 /// Ending of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolOutcome {
-    /// `Done`, `Failed` or `Cancelled`; or `Denied` when the tool is not there any more or may not do what is asked.
+    /// `Done`, `Failed` or `Cancelled`; `Denied` when the tool is not there any more or may not do what is asked;
+    /// `Interrupted` when its end is not known, so that what it was to do may have happened.
     pub ending: Ending,
     /// Why, for people; when done, a note on it or nothing.
     pub reason: String,

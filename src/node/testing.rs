@@ -1,0 +1,82 @@
+//! A provider for tests, which does what they say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mesh_core::ids::ToolName;
+use mesh_core::record::Effect;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::runtime::outcome::{RunEnd, RunOutcome};
+
+/// Ends each run with its own name as the output.
+pub(crate) struct Fake {
+    offers: watch::Sender<Arc<Offers>>,
+    runs: Runs,
+    end: RunEnd,
+}
+
+pub(crate) fn offer() -> Offer {
+    Offer {
+        effect: Effect::Once,
+        description: "a test".to_owned(),
+        owner_only: false,
+        at_once: None,
+        timeout: Duration::from_secs(60),
+        max_output: 1024,
+    }
+}
+
+impl Fake {
+    pub(crate) fn new(tools: &[&str]) -> Self {
+        let fake = Self { offers: watch::Sender::default(), runs: Runs::default(), end: RunEnd::Done };
+        fake.offer(tools);
+        fake
+    }
+
+    pub(crate) fn ending(self, end: RunEnd) -> Self {
+        Self { end, ..self }
+    }
+
+    pub(crate) fn offer(&self, tools: &[&str]) {
+        let tools = tools.iter().map(|name| (name.parse::<ToolName>().unwrap(), Arc::new(offer()))).collect();
+        self.offers.send_modify(|offers| Arc::make_mut(offers).tools = tools);
+    }
+
+    pub(crate) fn be(&self, state: State) {
+        self.offers.send_modify(|offers| Arc::make_mut(offers).state = state);
+    }
+}
+
+impl Provider for Fake {
+    fn offers(&self) -> watch::Receiver<Arc<Offers>> {
+        self.offers.subscribe()
+    }
+
+    fn take(&self, job: Job) -> Box<dyn Run> {
+        Box::new(FakeRun { job, end: self.end.clone(), _place: self.runs.enter() })
+    }
+
+    fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
+        Box::pin(self.runs.stop(until))
+    }
+}
+
+struct FakeRun {
+    job: Job,
+    end: RunEnd,
+    _place: Place,
+}
+
+impl Run for FakeRun {
+    fn finish<'a>(self: Box<Self>, parts: &'a mut Parts<'_>, _: &'a CancellationToken) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(async move {
+            parts.spool.push(self.job.tool.as_str().as_bytes()).await.unwrap();
+            self.end.into()
+        })
+    }
+}

@@ -129,6 +129,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         name,
         tools: catalogue.decls(),
         deny: config.node.deny.clone(),
+        tag_rule: config.tailnet.tag_rule.clone(),
         tasks: tasks.clone(),
     })?;
     let work = home.work();

@@ -24,6 +24,7 @@ fn programs() -> Result<PathBuf, String> {
     match missing {
         Some(name) => Err(format!("{name} is not in SIGIL_TEST_TAILNET; ./test builds it where it can have Go")),
         None if !std::path::Path::new("/dev/net/tun").exists() => Err("there is no /dev/net/tun".to_owned()),
+        None if quiet(&mut Command::new("iptables")).status().is_err() => Err("iptables is missing".to_owned()),
         None => Ok(dir),
     }
 }

@@ -28,8 +28,8 @@ use crate::mesh::tailnet::local_api::ApiError;
 use crate::mesh::tailnet::{Condition, LocalApi, Status, TAILNET_PORT};
 use crate::tasks::TaskGroup;
 
-/// Interval of looks while tailscaled answers: tags and keys of others are as they are now within it. One look costs some
-/// 2 ms of a tailnet of 256 nodes.
+/// Interval of looks while tailscaled answers: tags and keys of others are as they are now within it. On a tailnet of two
+/// all of it costs less than 0.1 % of a core.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Pauses between looks while it does not, the last again and again.
 const RETRIES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];

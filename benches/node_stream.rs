@@ -134,6 +134,8 @@ impl Pair {
             online: true,
             last_seen_ms: 0,
             stay: None,
+            of: None,
+            untagged: None,
             directory: None,
         };
         let view = View {

@@ -112,6 +112,7 @@ fn approves() -> ChangeKind {
         after: Vec::new(),
         unseen: false,
         stay: None,
+        of: None,
     }
 }
 

@@ -134,6 +134,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         name,
         tools: Catalogue::fold(&declared.members(), &config.node.deny).decls(),
         deny: config.node.deny.clone(),
+        tag_rule: config.tailnet.tag_rule.clone(),
         tasks: tasks.clone(),
     })?;
     let host = ToolHost::new(Arc::new(blobs.clone()), booted.inputs(), tasks.clone());

@@ -11,7 +11,8 @@ use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::limits;
 use mesh_core::policy::ToolPattern;
 use mesh_core::policy::bounds::LIST_MAX;
-use mesh_core::record::Effect;
+use mesh_core::record::{Effect, Tier};
+use mesh_core::tailnet::TagRule;
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -58,7 +59,7 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
-    ("tailnet", &["mode", "socket"]),
+    ("tailnet", &["mode", "socket", "required_tag", "tier"]),
     ("files", &["roots"]),
     (
         "tools.*",
@@ -73,7 +74,7 @@ const KEYS: [(&str, &[&str]); 12] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 20] = [
+const SCALARS: [&str; 22] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -84,6 +85,8 @@ const SCALARS: [&str; 20] = [
     "relay.use",
     "tailnet.mode",
     "tailnet.socket",
+    "tailnet.required_tag",
+    "tailnet.tier",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -148,6 +151,8 @@ struct RawRelay {
 struct RawTailnet {
     mode: Option<String>,
     socket: Option<String>,
+    required_tag: Option<String>,
+    tier: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -409,7 +414,23 @@ impl Checker<'_> {
         if !socket.starts_with('/') {
             return Err(self.bad("tailnet.socket", socket, "an absolute path"));
         }
-        Ok(Tailnet { mode, socket: socket.into() })
+        let tiers = [("shared", Tier::Shared), ("owner", Tier::Owner)];
+        let tier = self.one_of("tailnet.tier", raw.tier, Tier::Shared, &tiers)?;
+        let tag_rule = raw.required_tag.map(|tag| self.tag(tag)).transpose()?.map(|tag| TagRule { tag, tier });
+        Ok(Tailnet { mode, socket: socket.into(), tag_rule })
+    }
+
+    /// A tag as tailnets have them: `tag:`, a letter, and letters, digits or dashes.
+    fn tag(&self, tag: String) -> Result<String, ConfigError> {
+        let is_name = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphabetic())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        if tag.len() <= limits::TAILNET_TEXT_BYTES_MAX && tag.strip_prefix("tag:").is_some_and(is_name) {
+            Ok(tag)
+        } else {
+            Err(self.bad("tailnet.required_tag", tag, "a tag of a tailnet, such as tag:agent-node"))
+        }
     }
 
     fn bad(&self, key: &str, value: impl Into<String>, allowed: impl Into<String>) -> ConfigError {
@@ -788,6 +809,9 @@ mod tests {
             ("[node]\nname = 'A:b'", ["node.name", "A:b", "a-z"]),
             ("[node]\ndeny = ['a**b']", ["node.deny", "a**b", "any text"]),
             ("[node]\ndeny = ['node:x:y']", ["node.deny", "node:x:y", "names of tools"]),
+            ("[tailnet]\nrequired_tag = 'agent-node'", ["tailnet.required_tag", "agent-node", "tag:agent-node"]),
+            ("[tailnet]\nrequired_tag = 'tag:'", ["tailnet.required_tag", "tag:", "tag:agent-node"]),
+            ("[tailnet]\ntier = 'ephemeral'", ["tailnet.tier", "ephemeral", "shared, owner"]),
             ("[discovery]\nlan = 'maybe'", ["discovery.lan", "maybe", "true, false"]),
             ("[files]\nroots = ['docs']", ["files.roots", "docs", "absolute"]),
             ("[files]\nroots = ['/a/../b']", ["files.roots", "/a/../b", "absolute"]),

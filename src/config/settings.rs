@@ -12,6 +12,7 @@ use mesh_core::config::Class;
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
+use mesh_core::tailnet::TagRule;
 
 use super::policy::{PolicyError, PolicySettings};
 
@@ -165,6 +166,8 @@ pub struct Tailnet {
     pub mode: TailnetMode,
     /// Socket of its tailscaled. An absolute path.
     pub socket: PathBuf,
+    /// Tag that lets devices in here, and as what; `None` = none does.
+    pub tag_rule: Option<TagRule>,
 }
 
 /// See [`Tailnet`].

@@ -8,6 +8,7 @@ mod effect;
 mod nearby;
 mod newcomers;
 mod own_join;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use mesh_core::ids::{NodeId, PeerId};
 use mesh_core::io::{Command, Now, Refusal, Reply, View};
 use mesh_core::peer::BadWelcome;
+use mesh_core::tailnet::{Netmap, TagRule};
 use ring::rand::SecureRandom;
 
 pub(super) use conversation::{Conversations, Step};
@@ -23,6 +25,7 @@ pub(super) use effect::{Destination, DoorAnswer, DoorReply, Effect, Errand};
 use nearby::NearbyDevices;
 use newcomers::Newcomers;
 use own_join::OwnJoin;
+use tags::Tags;
 
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
@@ -38,6 +41,7 @@ pub(super) struct Admission {
     newcomers: Newcomers,
     own: OwnJoin,
     nearby: NearbyDevices,
+    tags: Tags,
     effects: VecDeque<Effect>,
 }
 
@@ -48,6 +52,7 @@ impl Admission {
             newcomers: Newcomers::default(),
             own: OwnJoin::new(name),
             nearby: NearbyDevices::default(),
+            tags: Tags::default(),
             effects: VecDeque::new(),
         }
     }
@@ -57,6 +62,22 @@ impl Admission {
         self.own.set_name(name);
     }
 
+    /// Sets whom a tag of the tailnet lets in here.
+    pub(super) fn set_tag_rule(&mut self, rule: Option<TagRule>) {
+        self.tags.set_rule(rule);
+    }
+
+    /// Handles what the tailnet of this device says now.
+    pub(super) fn handle_tailnet(&mut self, netmap: Netmap, view: &View) {
+        self.tags.note(netmap);
+        self.judge_tags(view);
+    }
+
+    /// Handles a change of the mesh: other members may belong for a tag.
+    pub(super) fn judge_tags(&mut self, view: &View) {
+        self.effects.extend(self.tags.news(view).map(Effect::Untagged));
+    }
+
     /// Returns the next thing to do, until there is none.
     pub(super) fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -64,7 +85,7 @@ impl Admission {
 
     /// Handles a device that asks to join.
     pub(super) fn handle_attempt(&mut self, attempt: JoinAttempt, view: &View, now: Now) {
-        self.newcomers.handle_attempt(attempt, view, now, &mut self.effects);
+        self.newcomers.handle_attempt(attempt, &self.tags, (view, now), &mut self.effects);
     }
 
     /// Handles what LAN discovery saw.
@@ -85,7 +106,8 @@ impl Admission {
         let effects = &mut self.effects;
         match errand {
             Errand::Welcome(answers) => Newcomers::handle_welcome(answers, reply, effects),
-            Errand::Approve(peer, door) => self.newcomers.handle_approved(peer, door, reply, effects),
+            Errand::Approve(peer, door) => self.newcomers.handle_approved(peer, Some(door), reply, effects),
+            Errand::Tag(peer) => self.newcomers.handle_approved(peer, None, reply, effects),
             Errand::Reject(door) => {
                 let answer = reply.map(drop).map_err(MeshError::from);
                 effects.push_back(Effect::AnswerDoor(DoorAnswer::Done(door, answer)));

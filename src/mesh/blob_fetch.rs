@@ -174,7 +174,8 @@ impl BlobFetch {
             | Input::NodeUp(..)
             | Input::NodeDown(..)
             | Input::Command(..)
-            | Input::Refused(_) => return,
+            | Input::Refused(_)
+            | Input::Untagged(_) => return,
         };
         self.under_way.remove(&hash);
         if over {

@@ -9,6 +9,7 @@ use mesh_core::io::{Input, Output, Space, View};
 use mesh_core::peer::Peer;
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::{Directory, ToolDecl};
+use mesh_core::tailnet::TagRule;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,8 @@ pub struct Parts {
     pub tools: Vec<ToolDecl>,
     /// Tools that it forbids itself.
     pub deny: Vec<ToolPattern>,
+    /// Tag of the tailnet that lets devices in.
+    pub tag_rule: Option<TagRule>,
     /// Owner of all tasks.
     pub tasks: TaskGroup,
 }
@@ -83,8 +86,22 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         parts.store.wipe_and_commit(machine::founded(&parts.key, &parts.name, &mut rng))?;
         image = parts.store.image()?;
     }
-    let Parts { key, config, store, durable, links, link_events, lan_events, blobs, disk, name, tools, deny, tasks } =
-        parts;
+    let Parts {
+        key,
+        config,
+        store,
+        durable,
+        links,
+        link_events,
+        lan_events,
+        blobs,
+        disk,
+        name,
+        tools,
+        deny,
+        tag_rule,
+        tasks,
+    } = parts;
     blobs.watch_disk(disk.gauge());
     let own_record = Directory {
         addresses: Vec::new(),
@@ -116,6 +133,8 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         blobs: blobs.clone(),
     };
     let to_core = inputs_tx.clone();
+    let mut admission = Admission::new(name);
+    admission.set_tag_rule(tag_rule);
     let driver = move |adapters| Driver {
         machine,
         adapters,
@@ -131,7 +150,7 @@ pub fn boot(parts: Parts) -> Result<Booted, FatalError> {
         },
         publisher,
         reach: Reach::new(own_record),
-        admission: Admission::new(name),
+        admission,
         conversations: Conversations::new(links.clone(), tasks.clone(), steps_tx),
         replies: Replies::default(),
         queries: CallQueries::new(store.clone(), tasks.clone()),

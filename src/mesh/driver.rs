@@ -343,6 +343,8 @@ impl Driver {
                 self.step(Input::LinkVia(peer, via));
                 self.step(Input::LinkUp(peer));
                 self.publisher.note_change();
+                // People see at once how it travels.
+                self.publish_surroundings();
                 self.adapters.gateway.retry_now();
                 self.blobs.handle_link_up(peer, self.gateway());
             }
@@ -357,6 +359,7 @@ impl Driver {
                 self.publisher.note_change();
                 self.publish_surroundings();
             }
+            LinkEvent::Tailnet(netmap) => self.admission.handle_tailnet(netmap, &self.publisher.view()),
             LinkEvent::JoinAttempt(attempt) => {
                 self.admission.handle_attempt(attempt, &self.publisher.view(), clock::now());
             }
@@ -446,6 +449,7 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) -> Result<(), FatalError> {
         match effect {
             Effect::Command(command, errand) => self.command(command, Some(ReplyTo::Admission(errand))),
+            Effect::Untagged(untagged) => self.step(Input::Untagged(untagged)),
             Effect::Ask(ask) => self.conversations.start(*ask),
             Effect::Farewell(number) => self.conversations.wait_for_farewell(number),
             Effect::Switch(Destination::Founded) => {
@@ -520,6 +524,7 @@ impl Driver {
             self.publisher.publish_view(self.machine.peer.view());
             self.refresh_members();
             self.publisher.tell(EventKind::Nodes);
+            self.admission.judge_tags(&self.publisher.view());
         }
         if news.trust {
             for stranger in self.sessions.take_strangers(&self.publisher.view()) {

@@ -44,7 +44,8 @@ impl FaultPoints {
             | Input::NodeUp(..)
             | Input::NodeDown(..)
             | Input::Command(..)
-            | Input::Refused(_) => false,
+            | Input::Refused(_)
+            | Input::Untagged(_) => false,
         }
     }
 

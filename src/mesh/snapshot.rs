@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
 
-use crate::mesh::tailnet::Tailnet;
+use crate::mesh::tailnet::{Identity, Tailnet};
 use crate::mesh::transport::lan::Discovery;
 use crate::mesh::transport::{Address, LinkInfo, Relayed};
 
@@ -63,6 +63,8 @@ pub struct Pending {
     pub platform: String,
     /// Address that it asks from; `None` for one that awaits re-approval.
     pub address: Option<SocketAddr>,
+    /// The node of the tailnet that it asks from, if it asks over one.
+    pub tailnet: Option<Identity>,
     /// Wall time of its first attempt, or since which it is known to await re-approval.
     pub since_ms: u64,
     /// The reason for which it waits, for people.

@@ -59,7 +59,11 @@ impl Turns {
             LinkEvent::Up(peer, ..) | LinkEvent::Down(peer) | LinkEvent::Frame(peer, ..) => {
                 self.waiting.contains_key(peer).then_some(*peer)
             }
-            LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => None,
+            LinkEvent::Network
+            | LinkEvent::Tailnet(_)
+            | LinkEvent::JoinAttempt(_)
+            | LinkEvent::Stream { .. }
+            | LinkEvent::Bad { .. } => None,
         }
     }
 
@@ -138,9 +142,11 @@ mod tests {
             LinkEvent::Up(peer, ..) => (peer.0[0], "up"),
             LinkEvent::Down(peer) => (peer.0[0], "down"),
             LinkEvent::Frame(peer, ..) => (peer.0[0], "frame"),
-            LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
-                panic!("{event:?}")
-            }
+            LinkEvent::Network
+            | LinkEvent::Tailnet(_)
+            | LinkEvent::JoinAttempt(_)
+            | LinkEvent::Stream { .. }
+            | LinkEvent::Bad { .. } => panic!("{event:?}"),
         }
     }
 

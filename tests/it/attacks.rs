@@ -61,7 +61,7 @@ fn tiers(home: &Home) -> BTreeSet<(String, String)> {
 }
 
 fn approved(tier: Tier, name: &str) -> ChangeKind {
-    ChangeKind::Approved { tier, node_id: node(name), after: Vec::new(), unseen: false, stay: None }
+    ChangeKind::Approved { tier, node_id: node(name), after: Vec::new(), unseen: false, stay: None, of: None }
 }
 
 /// Signs a membership change as one who knows everything and has this grant.

@@ -718,6 +718,7 @@ fn a9_a_member_has_no_say_in_what_is_not_its_own() {
         after: Vec::new(),
         unseen: false,
         stay: None,
+        of: None,
     };
     for body in [
         says(friend.public_key(), owner("friend")),

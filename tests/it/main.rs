@@ -46,6 +46,7 @@ mod seed_workspaces;
 mod standing;
 mod stays;
 mod strangers;
+mod tailnet;
 mod tool_exec;
 mod whom_we_join;
 #[cfg(feature = "fault-points")]

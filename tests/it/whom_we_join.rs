@@ -74,6 +74,7 @@ impl Inviter {
             after: vec![],
             unseen: false,
             stay: None,
+            of: None,
         };
         let grant = self.genesis.hash;
         let change =

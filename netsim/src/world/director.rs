@@ -343,6 +343,7 @@ impl Director {
             after: grants.clone(),
             unseen: false,
             stay: None,
+            of: None,
         };
         let said = [
             (sybil, approved(Tier::Owner)),
@@ -425,6 +426,7 @@ impl Director {
             after: Vec::new(),
             unseen: false,
             stay: None,
+            of: None,
         };
         let says = |by: &mut Author<Key>, subject, grant, what| {
             let change = MembershipChange { subject, grant, stands: Vec::new(), rights: Vec::new(), fence: 0, what };

@@ -37,6 +37,7 @@ impl Settled {
                 confirmed: node.confirmed,
                 tier: node.tier,
                 trusted: true,
+                untagged: node.untagged,
                 scope: node.stay.as_ref().and_then(|stay| stay.scope.clone()),
                 tools: node.tools().iter().map(Offered::of).collect(),
                 deny: node.directory.as_ref().map(|directory| directory.deny.clone()).unwrap_or_default(),

@@ -78,13 +78,17 @@ fn link_text(link: &Value) -> String {
         return short(peer);
     }
     let rtt = link.get("rtt_ms").and_then(Value::as_f64).map(|rtt| format!("{rtt:.1} ms"));
-    let said: Vec<String> = rtt.into_iter().chain(relay_of(link).map(|relay| format!("by {relay}"))).collect();
+    let said: Vec<String> = rtt.into_iter().chain(way_of(link)).collect();
     if said.is_empty() { name_of(link) } else { format!("{} ({})", name_of(link), said.join(", ")) }
 }
 
-/// The device by which a link travels, if it does.
-fn relay_of(link: &Value) -> Option<String> {
-    link.get("relayed_by")?.as_array()?.first().map(name_of)
+/// How a link travels, unless it is direct.
+fn way_of(link: &Value) -> Option<String> {
+    let relay = || link.get("relayed_by")?.as_array()?.first().map(name_of);
+    match text(link, "via").as_str() {
+        "tailnet" => Some("over the tailnet".to_owned()),
+        _ => relay().map(|relay| format!("by {relay}")),
+    }
 }
 
 /// All that this device relays for others, if it does for any.
@@ -575,12 +579,10 @@ fn nodes_text(body: &Value, links: &[Value], ui: Ui) -> String {
     let via = |node: &Value| {
         let peer = node.get("peer_id");
         let link = links.iter().find(|link| peer.is_some() && link.get("peer_id") == peer);
-        link.map_or_else(String::new, |link| {
-            relay_of(link).map_or_else(|| "direct".to_owned(), |by| format!("by {by}"))
-        })
+        link.map_or_else(String::new, |link| way_of(link).unwrap_or_else(|| "direct".to_owned()))
     };
     // Where every link is direct, there is nothing to tell.
-    let tells_via = links.iter().any(|link| relay_of(link).is_some());
+    let tells_via = links.iter().any(|link| way_of(link).is_some());
     let rows: Vec<_> = items(body)
         .iter()
         .map(|node| {

@@ -107,9 +107,12 @@ pub fn is_online(view: &View, node: &NodeView) -> bool {
     node.peer == view.me || node.online
 }
 
-/// The reason why a device is offline, and the next step; `None` for one that is online.
+/// The reason why a device is offline, or lost the tag that it was let in for, and the next step; `None`: all is well.
 #[must_use]
 pub fn why_offline(view: &View, node: &NodeView) -> Option<String> {
+    if let (Some(of), Some(why)) = (&node.of, node.untagged) {
+        return Some(format!("it was let in for `{}`, and {}; `sigil doctor` says what to do", of.tag, why.sentence()));
+    }
     if is_online(view, node) {
         return None;
     }
@@ -192,7 +195,8 @@ pub async fn approve(
                 return Err(OpError::new(ErrorCode::Conflict, "an approval gives a name once, the first time")
                     .hint("`sigil rename NODE NAME` gives a member another; an owner's device renames itself"));
             }
-            let is_news = |grant: &Grant| node.tier != grant.tier || grant.stay.is_some();
+            // One that was let in for a tag needs none from then on.
+            let is_news = |grant: &Grant| node.tier != grant.tier || grant.stay.is_some() || node.of.is_some();
             if let Some(Grant { tier, stay }) = approval.grant.filter(is_news) {
                 no_owner(who, node.tier)?;
                 let (key, node_id) = (node.key, node.node_id.clone());

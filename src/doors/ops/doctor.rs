@@ -8,9 +8,10 @@ use memory_models::BUILT_IN;
 use memory_models::catalogue::MODELS;
 use mesh_core::budget::OverBudget;
 use mesh_core::ids::PeerId;
-use mesh_core::io::{DiskSpace, Halt, StoppedLog, View};
+use mesh_core::io::{DiskSpace, Halt, NodeView, StoppedLog, View};
 use mesh_core::policy::Mode;
 use mesh_core::record::Tier;
+use mesh_core::tailnet::Untagged;
 use nix::sys::statvfs::FsFlags;
 
 use super::devices::{is_online, name_of};
@@ -23,6 +24,7 @@ use crate::mesh::Surroundings;
 use crate::mesh::clock::{now, rfc3339};
 use crate::mesh::disk_room::disk_space;
 use crate::mesh::transport::lan::Discovery;
+use crate::mesh::transport::{Address, LinkInfo, UnderlayKind};
 use crate::ownership;
 use crate::status::{ErrorCode, OpError};
 
@@ -185,6 +187,7 @@ pub fn attention(view: &Arc<View>) -> Vec<(String, String)> {
             found.push((what, press));
         }
     }
+    found.extend(view.nodes.iter().filter_map(|node| untagged(node, view)));
     for halt in &view.halts {
         let press = match halt {
             Halt::Unknown { .. } => "update sigil on this device",
@@ -212,6 +215,30 @@ pub fn attention(view: &Arc<View>) -> Vec<(String, String)> {
         found.push((format!("`{}` signed two conflicting log entries", named(peer)), press));
     }
     found
+}
+
+/// A device that was let in for a tag of the tailnet, which does not count now.
+fn untagged(node: &NodeView, view: &View) -> Option<(String, String)> {
+    let (of, why) = (node.of.as_ref()?, node.untagged?);
+    let name = if node.peer == view.me { "this device".to_owned() } else { format!("`{}`", node.node_id) };
+    let what = format!(
+        "{name} was let in for `{}` of the tailnet {}, and {}: no call from it or for it begins",
+        of.tag,
+        of.tailnet,
+        why.sentence()
+    );
+    let again = match why {
+        Untagged::NoTag => "give its node the tag back in the admin console of the tailnet",
+        Untagged::KeyEnded => "`tailscale up --force-reauth` there",
+        Untagged::NoNode => "`tailscale up` there, if it is to be in the tailnet",
+    };
+    let tier = match node.tier {
+        Tier::Owner => "owner",
+        Tier::Shared | Tier::Ephemeral => "shared",
+    };
+    let name = &node.node_id;
+    let press = format!("{again}; or `sigil approve {name} --tier {tier}` on an owner's device, then it needs no tag");
+    Some((what, press))
 }
 
 /// Findings that a person must know at a glance: revocation, no gateway, what [`attention`] finds, trouble with
@@ -302,30 +329,34 @@ fn links(view: &View) -> Check {
     Check::ok("links", format!("{} links; {online} of {others} other devices online", view.links.len()))
 }
 
-/// The reason for which the link to this peer is relayed, and what helps.
+/// The reason for which the link to this peer is relayed or over a tailnet, and what helps.
 #[must_use]
 pub fn why_not_direct(view: &View, peer: &PeerId) -> String {
     let name = name_of(view, peer).unwrap_or_else(|| peer.short());
     let told = view.by_peer(peer).and_then(|node| node.directory.as_ref()).map_or(&[][..], |record| &record.addresses);
-    match told {
-        [] => format!("`{name}` tells no address; see that its agent may listen on UDP"),
-        [first, ..] => format!(
+    let is_direct = |text: &&String| matches!(Address::from(text.as_str()), Address::Udp(_) | Address::UdpName(_));
+    match told.iter().find(is_direct) {
+        None => format!("`{name}` tells no address; see that its agent may listen on UDP"),
+        Some(first) => format!(
             "`{name}` does not answer at {first}; let UDP through to that port on the way between the two, such as a \
              router or a firewall. It is tried again by itself"
         ),
     }
 }
 
-/// Links that go by other devices, and such as would if a device relayed.
+/// Links that go by other devices or over the tailnet, and such as would if a device relayed.
 fn relays(view: &View, around: &Surroundings) -> Check {
     let name = |peer: &PeerId| name_of(view, peer).unwrap_or_else(|| peer.short());
-    let relayed: Vec<String> = around
+    let way = |info: &LinkInfo| match info.underlay {
+        UnderlayKind::Udp => None,
+        UnderlayKind::Tailnet => Some("over the tailnet".to_owned()),
+        UnderlayKind::Relay => info.relays.first().map(|relay| format!("by `{}`", name(relay))),
+    };
+    let indirect: Vec<String> = around
         .links
         .iter()
-        .filter_map(|info| Some((info, info.relays.first()?)))
-        .map(|(info, relay)| {
-            format!("`{}` is reached by `{}`: {}", name(&info.peer), name(relay), why_not_direct(view, &info.peer))
-        })
+        .filter_map(|info| Some((info.peer, way(info)?)))
+        .map(|(peer, way)| format!("`{}` is reached {way}: {}", name(&peer), why_not_direct(view, &peer)))
         .collect();
     let gateway = view.gateway.map(|epoch| epoch.peer).filter(|gateway| *gateway != view.me);
     if let Some(gateway) = gateway.filter(|gateway| !view.links.contains(gateway)) {
@@ -343,9 +374,9 @@ fn relays(view: &View, around: &Surroundings) -> Check {
             ),
         };
     }
-    match relayed.as_slice() {
+    match indirect.as_slice() {
         [] => Check::ok("relays", "every link is direct"),
-        relayed => Check::ok("relays", relayed.join("; ")),
+        indirect => Check::ok("relays", indirect.join("; ")),
     }
 }
 
@@ -367,7 +398,6 @@ fn discovery(around: &Surroundings) -> Check {
     }
 }
 
-/// The device key must be readable by its owner only, whatever else of the home others may read.
 /// The tailnet of this machine.
 fn tailnet(around: &Surroundings) -> Check {
     match around.tailnet.told(now().wall_ms) {
@@ -376,6 +406,7 @@ fn tailnet(around: &Surroundings) -> Check {
     }
 }
 
+/// The device key must be readable by its owner only, whatever else of the home others may read.
 fn home_modes(home: &Path) -> Check {
     let key = home.join("identity.key");
     match std::fs::metadata(&key) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
 use mesh_core::policy::{Offered, ToolState};
-use mesh_core::record::{Effect, Tier, ToolDecl};
+use mesh_core::record::{Effect, TaggedNode, Tier, ToolDecl};
+use mesh_core::tailnet::Untagged;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +21,8 @@ use crate::doors::ops::doctor::why_not_direct;
 use crate::doors::ops::policy::SaidBy;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
-use crate::mesh::transport::Address;
+use crate::mesh::tailnet::Identity;
+use crate::mesh::transport::{Address, UnderlayKind};
 use crate::mesh::{LinkInfo, Nearby, Pending, Relayed, Surroundings};
 
 /// A page of a list.
@@ -216,7 +218,7 @@ pub struct Link {
     pub dialled: bool,
     /// How its packets travel.
     pub via: LinkVia,
-    /// The devices by which they travel, the one in use first; empty if it is direct. They cannot read them.
+    /// The devices by which they travel, the one in use first; empty unless it is relayed. They cannot read them.
     pub relayed_by: Vec<NamedPeer>,
     /// The reason for which it is not direct, and what helps; null if it is.
     pub why_not_direct: Option<String>,
@@ -228,8 +230,20 @@ pub struct Link {
 pub enum LinkVia {
     /// From one device to the other.
     Direct,
+    /// Over the tailnet that both devices are on.
+    Tailnet,
     /// By a third device, which is linked to both.
     Relay,
+}
+
+impl From<UnderlayKind> for LinkVia {
+    fn from(underlay: UnderlayKind) -> Self {
+        match underlay {
+            UnderlayKind::Udp => Self::Direct,
+            UnderlayKind::Tailnet => Self::Tailnet,
+            UnderlayKind::Relay => Self::Relay,
+        }
+    }
 }
 
 /// All that this device relays for others.
@@ -339,14 +353,15 @@ pub(super) fn links(view: &View, around: &Surroundings) -> Vec<Link> {
     let link = |peer: &PeerId| {
         let info: Option<&LinkInfo> = around.links.iter().find(|info| info.peer == *peer);
         let relays = info.map_or(&[][..], |info| &info.relays);
+        let via = info.map_or(LinkVia::Direct, |info| info.underlay.into());
         Link {
             peer_id: peer.to_string(),
             node_id: name_of(view, peer),
-            address: info.filter(|info| info.relays.is_empty()).map(|info| info.address.to_string()),
+            address: info.filter(|_| via != LinkVia::Relay).map(|info| info.address.to_string()),
             rtt_ms: info.map(|info| Duration::from_micros(info.rtt_us).as_secs_f64() * 1000.0),
             dialled: info.is_some_and(|info| info.dialled),
-            via: if relays.is_empty() { LinkVia::Direct } else { LinkVia::Relay },
-            why_not_direct: (!relays.is_empty()).then(|| why_not_direct(view, peer)),
+            via,
+            why_not_direct: (via != LinkVia::Direct).then(|| why_not_direct(view, peer)),
             relayed_by: relays.iter().map(|relay| NamedPeer::new(view, relay)).collect(),
         }
     };
@@ -389,6 +404,8 @@ pub struct Node {
     pub tier: Option<TierName>,
     /// Of an ephemeral one, how long and what for; null: it belongs for good.
     pub stay: Option<StayShown>,
+    /// The tag of the tailnet that it was let in for; null: by a person.
+    pub let_in_for: Option<LetInFor>,
     /// The owner whose approval it belongs by; null for the founder, and while pending.
     pub approved_by: Option<NamedPeer>,
     /// Time of that approval, by its signer's clock.
@@ -408,6 +425,26 @@ pub struct Node {
     pub last_seen: Option<String>,
     /// Cause of its being offline or awaiting approval, and the next step.
     pub why: Option<String>,
+}
+
+/// The tag of the tailnet that a device was let in for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LetInFor {
+    /// The tag.
+    pub tag: String,
+    /// Domain of the tailnet.
+    pub tailnet: String,
+    /// Stable id of its node there.
+    pub node: String,
+    /// Cause of the tag's not counting now, so that no call from or to the device begins here; null: it counts.
+    pub lost: Option<String>,
+}
+
+impl LetInFor {
+    fn new(of: &TaggedNode, untagged: Option<Untagged>) -> Self {
+        let TaggedNode { tailnet, node, tag } = of.clone();
+        Self { tag, tailnet, node, lost: untagged.map(|why| why.sentence().to_owned()) }
+    }
 }
 
 /// A tool of a device.
@@ -483,6 +520,7 @@ impl Node {
             version: directory.map(|d| d.version.clone()),
             tier: Some(node.tier.into()),
             stay: node.stay.as_ref().map(Into::into),
+            let_in_for: node.of.as_ref().map(|of| LetInFor::new(of, node.untagged)),
             state: if is_online(view, node) { NodeState::Online } else { NodeState::Offline },
             gateway: view.gateway.is_some_and(|epoch| epoch.peer == node.peer),
             is_self: node.peer == view.me,
@@ -508,6 +546,7 @@ impl Node {
             version: None,
             tier: None,
             stay: None,
+            let_in_for: None,
             state: NodeState::Pending,
             gateway: false,
             is_self: false,
@@ -539,6 +578,8 @@ pub struct PendingDevice {
     pub platform: String,
     /// Address from which it asks; null for a former member that awaits re-approval.
     pub address: Option<String>,
+    /// The node of the tailnet from which it asks, as tailscaled knows it; null if it does not ask over one.
+    pub tailnet: Option<TailnetAsker>,
     /// Time when it first asked, or since when it is known to await re-approval.
     pub since: String,
     /// Cause of its waiting.
@@ -564,10 +605,32 @@ impl PendingDevice {
             peer_id: pending.peer.to_string(),
             node_id: pending.node_id.to_string(),
             platform: pending.platform.clone(),
-            address: pending.address.map(|address| Address::from(address).to_string()),
+            address: pending.address.map(|address| match pending.tailnet {
+                Some(_) => Address::Tailnet(address).to_string(),
+                None => Address::from(address).to_string(),
+            }),
+            tailnet: pending.tailnet.as_ref().map(Into::into),
             since: time(pending.since_ms),
             why: pending.why.clone(),
         }
+    }
+}
+
+/// A node of the tailnet from which a device asks to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct TailnetAsker {
+    /// Its name there.
+    pub name: String,
+    /// Login of its user; null for a node with tags, which has none.
+    pub login: Option<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+}
+
+impl From<&Identity> for TailnetAsker {
+    fn from(identity: &Identity) -> Self {
+        let Identity { node, login } = identity;
+        Self { name: node.name.clone(), login: login.clone(), tags: node.tags.clone() }
     }
 }
 

@@ -88,6 +88,8 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         online,
         last_seen_ms: ACCEPTED_MS,
         stay: None,
+        of: None,
+        untagged: None,
         directory: Some(std::sync::Arc::new(directory)),
     }
 }
@@ -186,6 +188,7 @@ impl Said {
             confirmed: node.confirmed,
             tier: node.tier,
             trusted: true,
+            untagged: None,
             scope: None,
             tools: node.tools().iter().map(Offered::of).collect(),
             deny: Vec::new(),
@@ -219,6 +222,7 @@ fn newcomer() -> Pending {
         node_id: node_id("phone"),
         platform: "ios".to_owned(),
         address: Some("192.168.1.7:7433".parse().unwrap()),
+        tailnet: None,
         since_ms: ACCEPTED_MS,
         why: "it asks to join".to_owned(),
     }
@@ -580,7 +584,8 @@ impl FakeMesh {
             Command::TakeBack { hour, .. } => Reply::Refused(Refusal::UnknownHour(hour)),
             Command::Answer(answer) => Self::take(&mut books, &answer),
             Command::Rename { .. } => Reply::Renamed,
-            Command::Invite { .. }
+            Command::ApproveTagged { .. }
+            | Command::Invite { .. }
             | Command::Redeem { .. }
             | Command::Leave
             | Command::SetDirectory(_)

@@ -1,7 +1,10 @@
 //! Effects of the admission, for the driver to carry out in their order.
 
+use std::collections::BTreeMap;
+
 use mesh_core::ids::{MeshId, NodeId, PeerId};
 use mesh_core::io::{Command, Welcome};
+use mesh_core::tailnet::Untagged;
 use tokio::sync::{mpsc, oneshot};
 
 use super::conversation::Ask;
@@ -18,6 +21,8 @@ pub(in crate::mesh) type DoorReply<T> = oneshot::Sender<Result<T, MeshError>>;
 pub(in crate::mesh) enum Effect {
     /// Runs a command of the core. Its reply belongs to this errand.
     Command(Command, Errand),
+    /// Tells the core for whom a tag does not count now.
+    Untagged(BTreeMap<PeerId, Untagged>),
     /// Starts a conversation with a peer of another mesh.
     Ask(Box<Ask>),
     /// Gives the others time to receive our leave, then reports under this number that they had the time.
@@ -52,6 +57,8 @@ pub(in crate::mesh) enum Errand {
     Welcome(mpsc::Sender<JoinAnswer>),
     /// A person approved this device.
     Approve(PeerId, DoorReply<NodeId>),
+    /// Its tag lets this device in.
+    Tag(PeerId),
     /// A person rejected a device that awaits re-approval.
     Reject(DoorReply<()>),
     /// A person wants this invite.

@@ -9,6 +9,7 @@ use mesh_core::record::Tier;
 use tokio::sync::mpsc;
 
 use super::effect::{DoorAnswer, DoorReply, Effect, Errand};
+use super::tags::{self, Tags};
 use crate::mesh::error::MeshError;
 use crate::mesh::events::EventKind;
 use crate::mesh::joining::Grant;
@@ -29,6 +30,8 @@ pub(super) struct Newcomers {
 #[derive(Debug)]
 struct Newcomer {
     pending: Pending,
+    /// Our name.
+    host: NodeId,
     answers: mpsc::Sender<JoinAnswer>,
 }
 
@@ -38,11 +41,11 @@ impl Newcomers {
     pub(super) fn handle_attempt(
         &mut self,
         attempt: JoinAttempt,
-        view: &View,
-        now: Now,
+        tags: &Tags,
+        (view, now): (&View, Now),
         effects: &mut VecDeque<Effect>,
     ) {
-        let JoinAttempt { key, peer, underlay: _, address, request, answers } = attempt;
+        let JoinAttempt { key, peer, underlay: _, tailnet, address, request, answers } = attempt;
         if let Some(secret) = request.secret {
             let command = Command::Redeem { secret: Hash::of(&secret), key, node_id: request.node_id };
             effects.push_back(Effect::Command(command, Errand::Welcome(answers)));
@@ -50,7 +53,11 @@ impl Newcomers {
         }
         if let Some(node) = view.by_peer(&peer) {
             // Approved already, perhaps while it was away.
-            let command = Command::Approve { key, node_id: node.node_id.clone(), tier: node.tier, stay: None };
+            let (node_id, tier) = (node.node_id.clone(), node.tier);
+            let command = match node.of.clone() {
+                Some(of) => Command::ApproveTagged { key, node_id, tier, of },
+                None => Command::Approve { key, node_id, tier, stay: None },
+            };
             effects.push_back(Effect::Command(command, Errand::Welcome(answers)));
             return;
         }
@@ -59,18 +66,30 @@ impl Newcomers {
             effects.push_back(Effect::AnswerNewcomer(answers, too_many()));
             return;
         }
+        let by_tag = tailnet.as_ref().map(|node| tags.admit(node, view, now.wall_ms));
+        let why = match (&tailnet, &by_tag) {
+            (Some(node), Some(Err(why))) => tags::asks(node, why),
+            (Some(node), _) => tags::asks(node, ""),
+            (None, _) => "it asks to join".to_owned(),
+        };
         let pending = Pending {
             key,
             peer,
             node_id: request.node_id,
             platform: request.platform,
             address: Some(address),
+            tailnet,
             since_ms: known.unwrap_or(now.wall_ms),
-            why: "it asks to join".to_owned(),
+            why,
         };
-        let waiting = JoinAnswer::Waiting { node_id: view.node_id.clone() };
-        effects.push_back(Effect::AnswerNewcomer(answers.clone(), waiting));
-        self.waiting.insert(peer, Newcomer { pending, answers });
+        let newcomer = Newcomer { pending, host: view.node_id.clone(), answers };
+        if let Some(Ok((of, tier))) = by_tag {
+            let command = Command::ApproveTagged { key, node_id: newcomer.pending.node_id.clone(), tier, of };
+            effects.push_back(Effect::Command(command, Errand::Tag(peer)));
+        } else {
+            effects.push_back(newcomer.waits());
+        }
+        self.waiting.insert(peer, newcomer);
         announce_change(effects);
     }
 
@@ -134,11 +153,12 @@ impl Newcomers {
         effects.push_back(Effect::AnswerNewcomer(answers, answer));
     }
 
-    /// Handles the core's answer to a person's approval: the device gets its welcome, and the door the name.
+    /// Handles the core's answer to an approval: the device gets its welcome, and the door of the person the name. Whom its tag
+    /// does not let in after all waits for one.
     pub(super) fn handle_approved(
         &mut self,
         peer: PeerId,
-        door: DoorReply<NodeId>,
+        door: Option<DoorReply<NodeId>>,
         reply: Result<Reply, Refusal>,
         effects: &mut VecDeque<Effect>,
     ) {
@@ -152,9 +172,18 @@ impl Newcomers {
                 Ok(node_id)
             }
             Ok(_) => Err(MeshError::Stopping),
-            Err(why) => Err(why.into()),
+            Err(why) => {
+                if door.is_none()
+                    && let Some(newcomer) = self.waiting.get_mut(&peer)
+                {
+                    newcomer.pending.why = format!("{}, and its tag does not let it in: {why}", newcomer.pending.why);
+                    effects.push_back(newcomer.waits());
+                    announce_change(effects);
+                }
+                Err(why.into())
+            }
         };
-        effects.push_back(Effect::AnswerDoor(DoorAnswer::Approved(door, answer)));
+        effects.extend(door.map(|door| Effect::AnswerDoor(DoorAnswer::Approved(door, answer))));
     }
 
     /// Returns the devices that await a person: those that ask to join, and those that await re-approval. `before` is
@@ -171,6 +200,7 @@ impl Newcomers {
                 node_id: again.node_id.clone(),
                 platform: String::new(),
                 address: None,
+                tailnet: None,
                 since_ms: since(&again.peer).unwrap_or(now.wall_ms),
                 why: again.why(),
             });
@@ -222,6 +252,11 @@ impl Newcomers {
 }
 
 impl Newcomer {
+    /// It is told that it waits for a person.
+    fn waits(&self) -> Effect {
+        Effect::AnswerNewcomer(self.answers.clone(), JoinAnswer::Waiting { node_id: self.host.clone() })
+    }
+
     fn source(&self) -> Option<Source> {
         self.pending.address.map(|address| Source::of(address.ip()))
     }

@@ -3,7 +3,8 @@
 use mesh_core::epoch::{Epoch, Fence};
 use mesh_core::ids::{MeshId, PublicKey};
 use mesh_core::io::{NodeView, ReapprovalView, Welcome};
-use mesh_core::record::Tier;
+use mesh_core::record::{TaggedNode, Tier};
+use mesh_core::tailnet::{NodeState, Untagged};
 use tokio::sync::{mpsc, oneshot};
 
 use super::*;
@@ -13,6 +14,7 @@ use crate::mesh::error::JoinError;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::machine::{self, Machine};
 use crate::mesh::store::{MemStore, Store};
+use crate::mesh::tailnet::{Identity, Node};
 use crate::mesh::transport::{JoinAnswer, JoinRequest, RefusalCode, UnderlayKind};
 
 const NOW: Now = Now { mono_ms: 1, wall_ms: 2 };
@@ -48,6 +50,8 @@ fn member(n: u8) -> NodeView {
         online: true,
         last_seen_ms: 0,
         stay: None,
+        of: None,
+        untagged: None,
         directory: None,
     }
 }
@@ -60,6 +64,7 @@ fn effects(admission: &mut Admission) -> Vec<Effect> {
 fn kinds(admission: &mut Admission) -> Vec<&'static str> {
     let kind = |effect: Effect| match effect {
         Effect::Command(..) => "command",
+        Effect::Untagged(_) => "untagged",
         Effect::Ask(_) => "ask",
         Effect::Farewell(_) => "farewell",
         Effect::Switch(Destination::Joined(..)) => "switch",
@@ -256,7 +261,8 @@ fn attempt(n: u8, secret: Option<[u8; 16]>) -> (JoinAttempt, mpsc::Receiver<Join
     let key = PublicKey([n; 32]);
     let address = format!("10.0.0.{}:7", n % 5).parse().unwrap();
     let request = JoinRequest { secret, node_id: name("phone"), platform: "ios".to_owned(), version: "1".to_owned() };
-    (JoinAttempt { key, peer: key.peer_id(), underlay: UnderlayKind::Udp, address, request, answers }, received)
+    let (peer, underlay) = (key.peer_id(), UnderlayKind::Udp);
+    (JoinAttempt { key, peer, underlay, tailnet: None, address, request, answers }, received)
 }
 
 fn first(received: &mut mpsc::Receiver<JoinAnswer>) -> JoinAnswer {
@@ -445,4 +451,110 @@ fn s13_whoever_awaits_reapproval_comes_back_as_shared_unless_more_is_said() {
         let Some(Effect::Command(Command::Approve { tier, .. }, _)) = admission.poll_effect() else { panic!() };
         assert_eq!(tier, given);
     }
+}
+
+/// One that comes over the tailnet, from a node with these tags.
+fn over_tailnet(n: u8, tags: &[&str]) -> (JoinAttempt, mpsc::Receiver<JoinAnswer>) {
+    let (attempt, received) = attempt(n, None);
+    let node = Node {
+        stable_id: format!("n{n}"),
+        name: "shed".to_owned(),
+        tailnet: "t.example".to_owned(),
+        tags: tags.iter().map(ToString::to_string).collect(),
+        ..Node::default()
+    };
+    let login = tags.is_empty().then(|| "ada@example.org".to_owned());
+    let tailnet = Some(Identity { node, login });
+    (JoinAttempt { underlay: UnderlayKind::Tailnet, tailnet, ..attempt }, received)
+}
+
+fn with_rule() -> Admission {
+    let mut admission = Admission::new(name("desk"));
+    admission.set_tag_rule(Some(TagRule { tag: "tag:agent-node".to_owned(), tier: Tier::Shared }));
+    admission
+}
+
+#[test]
+fn a_tag_lets_a_newcomer_in_and_it_never_waits() {
+    let (mut admission, view) = (with_rule(), view());
+    let (attempt, mut received) = over_tailnet(7, &["tag:agent-node"]);
+    let key = attempt.key;
+    admission.handle_attempt(attempt, &view, NOW);
+    let Some(Effect::Command(command, errand)) = admission.poll_effect() else { panic!("no command") };
+    let Command::ApproveTagged { key: approved, tier, of, .. } = command else { panic!("{command:?}") };
+    assert_eq!((approved, tier, of.node.as_str()), (key, Tier::Shared, "n7"));
+    assert_eq!((of.tailnet.as_str(), of.tag.as_str()), ("t.example", "tag:agent-node"));
+    assert_eq!(kinds(&mut admission), ["tell", "publish"]);
+    let Step::Welcome { welcome, .. } = welcome(view.mesh) else { unreachable!() };
+    admission.handle_reply(errand, Ok(Reply::Approved(welcome)));
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish"]);
+    assert!(matches!(first(&mut received), JoinAnswer::Welcome(_)));
+    assert!(admission.pending(&view, &[], NOW).is_empty());
+}
+
+#[test]
+fn whom_its_tag_does_not_let_in_after_all_waits_for_a_person_and_hears_so() {
+    let (mut admission, view) = (with_rule(), view());
+    let (attempt, mut received) = over_tailnet(7, &["tag:agent-node"]);
+    admission.handle_attempt(attempt, &view, NOW);
+    let Some(Effect::Command(_, errand)) = admission.poll_effect() else { panic!("no command") };
+    kinds(&mut admission);
+    admission.handle_reply(errand, Err(Refusal::Invalid("it belonged before".to_owned())));
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish"]);
+    assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }));
+    let pending = admission.pending(&view, &[], NOW);
+    assert!(pending[0].why.contains("its tag does not let it in: it belonged before"), "{}", pending[0].why);
+}
+
+#[test]
+fn one_without_the_tag_waits_with_its_node_and_user_shown() {
+    let (mut admission, view) = (with_rule(), view());
+    let (attempt, mut received) = over_tailnet(7, &[]);
+    admission.handle_attempt(attempt, &view, NOW);
+    assert_eq!(kinds(&mut admission), ["answer newcomer", "tell", "publish"]);
+    assert!(matches!(first(&mut received), JoinAnswer::Waiting { .. }));
+    let why = admission.pending(&view, &[], NOW)[0].why.clone();
+    assert_eq!(why, "it asks to join over the tailnet from `shed` of ada@example.org, without `tag:agent-node`");
+    // Where no tag lets in, none is missed; and a device that is no owner lets nobody in.
+    let mut without = Admission::new(name("desk"));
+    without.handle_attempt(over_tailnet(8, &[]).0, &view, NOW);
+    assert!(without.pending(&view, &[], NOW)[0].why.ends_with("of ada@example.org"));
+    let mut view = view;
+    view.nodes.clear();
+    admission.handle_attempt(over_tailnet(9, &["tag:agent-node"]).0, &view, NOW);
+    assert!(!effects(&mut admission).iter().any(|effect| matches!(effect, Effect::Command(..))));
+}
+
+#[test]
+fn a_member_that_was_let_in_for_its_tag_comes_again_as_that() {
+    let (mut admission, mut view) = (with_rule(), view());
+    let (attempt, _received) = over_tailnet(7, &["tag:agent-node"]);
+    let (tailnet, tag) = ("t.example".to_owned(), "tag:agent-node".to_owned());
+    let of = Some(TaggedNode { tailnet, node: "n7".to_owned(), tag });
+    view.nodes.push(NodeView { peer: attempt.peer, key: attempt.key, of: of.clone(), ..member(7) });
+    admission.handle_attempt(attempt, &view, NOW);
+    let Some(Effect::Command(command, _)) = admission.poll_effect() else { panic!("no command") };
+    assert!(matches!(&command, Command::ApproveTagged { of: again, .. } if Some(again) == of.as_ref()), "{command:?}");
+}
+
+#[test]
+fn the_core_is_told_of_a_lost_tag_once_and_again_when_others_belong() {
+    let (mut admission, mut view) = (Admission::new(name("desk")), view());
+    let peer = PublicKey([7; 32]).peer_id();
+    let of = |node: &str| {
+        let (tailnet, tag) = ("t.example".to_owned(), "tag:agent-node".to_owned());
+        Some(TaggedNode { tailnet, node: node.to_owned(), tag })
+    };
+    admission.judge_tags(&view);
+    let nodes = [("n7".to_owned(), NodeState::default())].into();
+    admission
+        .handle_tailnet(Netmap { tailnet: "t.example".to_owned(), nodes, whole: true, ..Netmap::default() }, &view);
+    assert!(effects(&mut admission).is_empty(), "nobody belongs for a tag");
+    view.nodes.push(NodeView { peer, of: of("n7"), ..member(7) });
+    admission.judge_tags(&view);
+    let Some(Effect::Untagged(told)) = admission.poll_effect() else { panic!("nothing is told") };
+    assert_eq!(told, [(peer, Untagged::NoTag)].into());
+    view.nodes.last_mut().unwrap().untagged = Some(Untagged::NoTag);
+    admission.judge_tags(&view);
+    assert!(effects(&mut admission).is_empty(), "it is known");
 }

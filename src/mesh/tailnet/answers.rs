@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use mesh_core::tailnet::{Netmap, NodeState};
 use serde::Deserialize;
 
 /// Nodes of a tailnet that are looked at. A family has some dozens.
@@ -17,6 +18,8 @@ const LIST_MAX: usize = 32;
 const TEXT_BYTES_MAX: usize = 253;
 /// Time before the end of a key from which on people are told.
 const EXPIRY_TOLD: Duration = Duration::from_hours(14 * 24);
+/// The state of a tailscaled that works.
+const RUNNING: &str = "Running";
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The reason for which an answer is none.
@@ -31,6 +34,8 @@ pub struct Node {
     pub stable_id: String,
     /// Its host name.
     pub name: String,
+    /// Domain of its tailnet; empty if none is told.
+    pub tailnet: String,
     /// Its addresses on the tailnet.
     pub ips: Vec<IpAddr>,
     /// Its tags, such as `tag:agent-node`.
@@ -55,6 +60,8 @@ pub struct Status {
     pub own: Node,
     /// The others, at most [`NODES_MAX`], in the order of their ids.
     pub others: Vec<Node>,
+    /// True if there are no more of them.
+    pub whole: bool,
 }
 
 /// The node at an address, and whose it is.
@@ -84,6 +91,8 @@ struct RawPeer {
     #[serde(rename = "ID")]
     id: String,
     host_name: String,
+    #[serde(rename = "DNSName")]
+    dns_name: String,
     #[serde(rename = "TailscaleIPs")]
     ips: Option<Vec<String>>,
     tags: Option<Vec<String>>,
@@ -130,19 +139,37 @@ impl Status {
         }
         let mut others: Vec<Node> = raw.peer.unwrap_or_default().into_values().filter_map(RawPeer::node).collect();
         others.sort_by(|a, b| a.stable_id.cmp(&b.stable_id));
+        let whole = others.len() <= NODES_MAX;
         others.truncate(NODES_MAX);
         Ok(Self {
             state: cut(&raw.backend_state),
             has_interface: raw.tun,
             own: raw.own.and_then(RawPeer::node).unwrap_or_default(),
             others,
+            whole,
         })
+    }
+
+    /// The tags and keys of its nodes. While tailscaled does not run it knows at most that the own key has ended.
+    #[must_use]
+    pub fn netmap(&self, now_ms: u64) -> Netmap {
+        let runs = self.state == RUNNING;
+        let counts = |node: &&Node| if runs { !node.stable_id.is_empty() } else { node.has_ended(now_ms) };
+        let others = self.others.iter().filter(|_| runs);
+        let nodes = others.chain([&self.own].into_iter().filter(counts));
+        let nodes = nodes.filter(|node| node.tailnet == self.own.tailnet);
+        Netmap {
+            tailnet: self.own.tailnet.clone(),
+            nodes: nodes.map(|node| (node.stable_id.clone(), node.state(now_ms))).collect(),
+            whole: runs && self.whole,
+            ..Netmap::default()
+        }
     }
 
     /// Addresses of nodes that are connected and whose key has not ended: IPv4 where a node has one.
     #[must_use]
-    pub fn reachable(&self) -> Vec<(&Node, IpAddr)> {
-        let is_there = |node: &&Node| node.online && !node.expired;
+    pub fn reachable(&self, now_ms: u64) -> Vec<(&Node, IpAddr)> {
+        let is_there = |node: &&Node| node.online && !node.has_ended(now_ms);
         self.others.iter().filter(is_there).filter_map(|node| Some((node, node.ip()?))).collect()
     }
 }
@@ -160,6 +187,7 @@ impl Identity {
         let node = Node {
             stable_id: id(&node.stable_id).ok_or_else(|| Unreadable("it tells no id of the node".to_owned()))?,
             name: cut(node.name.split('.').next().unwrap_or_default()),
+            tailnet: domain(&node.name),
             ips: ips(node.addresses),
             online: node.online.unwrap_or_default(),
             key_expiry_ms: time(node.key_expiry.as_deref()),
@@ -181,6 +209,7 @@ impl RawPeer {
         Some(Node {
             stable_id: id(&self.id)?,
             name: cut(&self.host_name),
+            tailnet: domain(&self.dns_name),
             ips,
             tags: texts(self.tags),
             online: self.online,
@@ -195,6 +224,18 @@ impl Node {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.ips.iter().find(|ip| ip.is_ipv4()).or(self.ips.first()).copied()
+    }
+
+    /// Its tags and key, as approvals by tag are judged by them.
+    #[must_use]
+    pub fn state(&self, now_ms: u64) -> NodeState {
+        NodeState { tags: self.tags.clone(), key_ended: self.has_ended(now_ms) }
+    }
+
+    /// True if its key has ended: control says so, or its time is over and nobody has told us yet.
+    #[must_use]
+    pub fn has_ended(&self, now_ms: u64) -> bool {
+        self.expired || self.key_expiry_ms.is_some_and(|end| end <= now_ms)
     }
 }
 
@@ -277,15 +318,15 @@ impl Condition {
     #[must_use]
     pub fn of(status: &Status, now_ms: u64) -> Self {
         match status.state.as_str() {
-            "Running" => {}
+            RUNNING => {}
             "Stopped" => return Self::Stopped,
-            "NeedsLogin" if has_ended(&status.own, now_ms) => return Self::Expired,
+            "NeedsLogin" if status.own.has_ended(now_ms) => return Self::Expired,
             "NeedsLogin" => return Self::NeedsLogin,
             "NeedsMachineAuth" => return Self::NeedsApproval,
             "Starting" | "NoState" => return Self::Starting,
             other => return Self::Silent(format!("it says that its state is `{other}`")),
         }
-        if has_ended(&status.own, now_ms) {
+        if status.own.has_ended(now_ms) {
             return Self::Expired;
         }
         if !status.has_interface {
@@ -295,7 +336,7 @@ impl Condition {
             Some(ip) => Self::Running {
                 name: status.own.name.clone(),
                 ip,
-                others: status.reachable().len(),
+                others: status.reachable(now_ms).len(),
                 key_expiry_ms: status.own.key_expiry_ms,
             },
             None => Self::Starting,
@@ -347,10 +388,6 @@ impl Condition {
     }
 }
 
-fn has_ended(node: &Node, now_ms: u64) -> bool {
-    node.expired || node.key_expiry_ms.is_some_and(|end| end <= now_ms)
-}
-
 /// A text within its limit, without control characters.
 fn cut(text: &str) -> String {
     let mut end = text.len().min(TEXT_BYTES_MAX);
@@ -364,6 +401,12 @@ fn cut(text: &str) -> String {
 fn id(text: &str) -> Option<String> {
     let fits = !text.is_empty() && text.len() <= TEXT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| text.to_owned())
+}
+
+/// The domain in a DNS name of a node: all but its first label and the dot at the end.
+fn domain(name: &str) -> String {
+    let domain = name.trim_end_matches('.').split_once('.').map_or("", |(_, domain)| domain);
+    id(domain).unwrap_or_default()
 }
 
 /// Tags; one that would have to be cut is left out, for it is compared.
@@ -412,7 +455,7 @@ mod tests {
         assert_eq!((status.state.as_str(), status.has_interface), ("Running", true));
         assert_eq!(status.own.name, "h1");
         assert_eq!(status.own.ip().map(is_tailnet), Some(true));
-        let reachable: Vec<&str> = status.reachable().iter().map(|(node, _)| node.name.as_str()).collect();
+        let reachable: Vec<&str> = status.reachable(0).iter().map(|(node, _)| node.name.as_str()).collect();
         assert_eq!(reachable, ["h2"]);
         assert!(matches!(Condition::of(&status, 0), Condition::Running { others: 1, .. }));
     }
@@ -422,7 +465,7 @@ mod tests {
         let ip = running().others[0].ip().unwrap();
         let found = Identity::read(WHOIS.as_bytes(), ip).unwrap();
         assert_eq!(found.node.stable_id, running().others[0].stable_id);
-        assert_eq!(found.node.name, "h2");
+        assert_eq!((found.node.name.as_str(), found.node.tailnet.as_str()), ("h2", "tailnet.example"));
         assert!(Identity::read(WHOIS.as_bytes(), "100.64.9.9".parse().unwrap()).is_err());
     }
 
@@ -443,6 +486,31 @@ mod tests {
     }
 
     #[test]
+    fn a_netmap_has_tags_and_keys_of_one_tailnet_and_says_if_it_is_whole() {
+        let mut status = running();
+        status.others[0].tags = vec!["tag:agent-node".to_owned()];
+        status.others[0].key_expiry_ms = Some(5);
+        status.others.push(Node {
+            stable_id: "shared-in".to_owned(),
+            tailnet: "other.example".to_owned(),
+            ..Node::default()
+        });
+        let netmap = status.netmap(5);
+        assert_eq!((netmap.tailnet.as_str(), netmap.whole, netmap.nodes.len()), ("tailnet.example", true, 2));
+        assert!(netmap.nodes.values().all(|node| node.tags == ["tag:agent-node"]));
+        assert!(netmap.nodes[&status.others[0].stable_id].key_ended && !netmap.nodes[&status.own.stable_id].key_ended);
+        status.whole = false;
+        assert!(!status.netmap(5).whole);
+        // Logged out, it knows nothing of the others.
+        status.state = "NeedsLogin".to_owned();
+        status.whole = true;
+        assert_eq!(status.netmap(5), Netmap { tailnet: "tailnet.example".to_owned(), ..Netmap::default() });
+        status.own.expired = true;
+        let netmap = status.netmap(5);
+        assert!(!netmap.whole && netmap.nodes.len() == 1 && netmap.nodes[&status.own.stable_id].key_ended);
+    }
+
+    #[test]
     fn what_nobody_counts_on_is_no_trouble() {
         let step = |condition: Condition, wanted| Tailnet { condition, wanted }.told(0).1.is_some();
         for condition in [Condition::Absent, Condition::Stopped, Condition::NeedsLogin] {
@@ -460,6 +528,9 @@ mod tests {
         let (words, step) = Condition::of(&status, day(90)).told(day(90));
         assert!(words.contains("expires in 10 days") && step.is_some(), "{words}");
         assert_eq!(Condition::of(&status, day(100)), Condition::Expired);
+        // Of others likewise, whether control has said so yet or not.
+        status.others[0].key_expiry_ms = Some(day(100));
+        assert_eq!((status.reachable(day(99)).len(), status.reachable(day(100)).len()), (1, 0));
         status.own.key_expiry_ms = None;
         status.own.expired = true;
         status.state = "NeedsLogin".to_owned();

@@ -55,9 +55,14 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     }
     // The socket takes packets of the tailnet alone, and the handshake shows that answers arrive: who is at the address
     // is the one that we hear.
-    if underlay.kind == UnderlayKind::Tailnet && !shared.underlays.tailnet.knows(connection.remote_address()).await {
-        return Code::Protocol.close(&connection);
-    }
+    let tailnet = if underlay.kind == UnderlayKind::Tailnet {
+        match shared.underlays.tailnet.who_is(connection.remote_address()).await {
+            None => return Code::Protocol.close(&connection),
+            known => known,
+        }
+    } else {
+        None
+    };
     let ip = canonical(connection.remote_address()).ip();
     let is_member = shared.is_member(peer);
     let (place, greeting) = if is_member {
@@ -78,7 +83,7 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     };
     match timeout(HELLO_MAX, first).await {
         Ok(Some((Tag::Join, send, recv))) => {
-            let guest = join::Guest { key, underlay: underlay.kind, place };
+            let guest = join::Guest { key, underlay: underlay.kind, tailnet, place };
             join::serve(shared, &connection, guest, send, recv).await;
             Code::Done.close(&connection);
         }

@@ -3,6 +3,7 @@
 use mesh_core::frame::Frame;
 use mesh_core::ids::PeerId;
 use mesh_core::relay::Via;
+use mesh_core::tailnet::Netmap;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::join_messages::JoinAttempt;
@@ -48,6 +49,8 @@ pub enum LinkEvent {
     Frame(PeerId, Frame, Turn),
     /// An address of this machine has come or gone: [`super::Links::local_addresses`] says otherwise now.
     Network,
+    /// The tailnet of this machine is another than before.
+    Tailnet(Netmap),
     /// Someone asks to join.
     JoinAttempt(JoinAttempt),
     /// A linked peer opened a stream to a service that is offered here.

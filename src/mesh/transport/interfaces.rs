@@ -139,10 +139,9 @@ impl Interfaces {
         announced.into_iter().map(|(_, ip)| ip).chain(loopback).collect()
     }
 
-    /// The name of the interface that has this address.
-    pub(super) fn name_of(&self, ip: IpAddr) -> Option<&str> {
-        let has = |interface: &&Interface| interface.ips.iter().any(|(own, _)| *own == ip);
-        self.all.iter().find(has).map(|interface| interface.name.as_str())
+    /// The interface that has this address.
+    pub(super) fn with(&self, ip: IpAddr) -> Option<&Interface> {
+        self.all.iter().find(|interface| interface.ips.iter().any(|(own, _)| *own == ip))
     }
 
     /// Zones in which a link-local IPv6 address may be.

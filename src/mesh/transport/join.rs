@@ -19,6 +19,7 @@ use super::strangers::Place;
 use super::stream::{self, Tag};
 use super::underlay::UnderlayKind;
 use super::wire;
+use crate::mesh::tailnet::Identity;
 
 /// Time for the request after the stream is open.
 const REQUEST_MAX: Duration = Duration::from_secs(5);
@@ -108,6 +109,8 @@ async fn hear(
 pub(super) struct Guest {
     pub(super) key: PublicKey,
     pub(super) underlay: UnderlayKind,
+    /// The node of the tailnet that it comes from, if it comes over one.
+    pub(super) tailnet: Option<Identity>,
     /// Its place among the strangers; a member that asks again has none.
     pub(super) place: Option<Place>,
 }
@@ -122,7 +125,7 @@ pub(super) async fn serve(
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
-    let Guest { key, underlay, mut place } = guest;
+    let Guest { key, underlay, tailnet, mut place } = guest;
     let request = match timeout(REQUEST_MAX, stream::read_message(&mut recv, wire::JOIN_REQUEST_BYTES_MAX)).await {
         Ok(Ok(Some(bytes))) => wire::decode_join_request(bytes),
         _ => return,
@@ -137,7 +140,7 @@ pub(super) async fn serve(
     };
     let (answers, mut inbox) = mpsc::channel(4);
     let address = canonical(connection.remote_address());
-    let attempt = JoinAttempt { key, peer: key.peer_id(), underlay, address, request, answers };
+    let attempt = JoinAttempt { key, peer: key.peer_id(), underlay, tailnet, address, request, answers };
     if shared.events.send(LinkEvent::JoinAttempt(attempt)).await.is_err() {
         return;
     }

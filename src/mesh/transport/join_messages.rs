@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::address::Address;
 use super::underlay::UnderlayKind;
+use crate::mesh::tailnet::Identity;
 
 /// The request of a newcomer. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -124,6 +125,8 @@ pub struct JoinAttempt {
     pub peer: PeerId,
     /// The underlay over which it came.
     pub underlay: UnderlayKind,
+    /// The node of the tailnet that it comes from, if it came over one.
+    pub tailnet: Option<Identity>,
     /// The address that it asks from, on that underlay.
     pub address: SocketAddr,
     /// Its request.

@@ -28,6 +28,8 @@ pub struct LinkInfo {
     pub peer: PeerId,
     /// Its address.
     pub address: Address,
+    /// All that carries its packets.
+    pub underlay: UnderlayKind,
     /// Round trip as QUIC measures it, microseconds.
     pub rtt_us: u64,
     /// True if we dialled.
@@ -163,6 +165,7 @@ impl Link {
         LinkInfo {
             peer: self.peer,
             address: self.address(),
+            underlay: self.underlay,
             rtt_us: u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX),
             dialled: self.dialled,
             relays: Vec::new(),

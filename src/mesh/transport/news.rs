@@ -101,9 +101,11 @@ mod tests {
                 LinkEvent::Up(peer, nonce, _) => format!("up {peer:?} {nonce}"),
                 LinkEvent::Down(peer) => format!("down {peer:?}"),
                 LinkEvent::Network => "network".to_owned(),
-                LinkEvent::Frame(..) | LinkEvent::JoinAttempt(_) | LinkEvent::Stream { .. } | LinkEvent::Bad { .. } => {
-                    panic!("{event:?}")
-                }
+                LinkEvent::Frame(..)
+                | LinkEvent::Tailnet(_)
+                | LinkEvent::JoinAttempt(_)
+                | LinkEvent::Stream { .. }
+                | LinkEvent::Bad { .. } => panic!("{event:?}"),
             })
             .collect()
     }

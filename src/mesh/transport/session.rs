@@ -258,7 +258,7 @@ impl Session {
             Ok(Ok(Tag::Join)) => {
                 // One at a time: each answer may be a welcome of megabytes that waits to be read.
                 if let Ok(_permit) = joins.try_acquire() {
-                    let guest = join::Guest { key: link.key, underlay: link.underlay, place: None };
+                    let guest = join::Guest { key: link.key, underlay: link.underlay, tailnet: None, place: None };
                     join::serve(shared, &link.connection, guest, send, recv).await;
                 } else {
                     StreamCode::Busy.refuse(&mut send, &mut recv);

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::address::canonical;
 use super::underlay::Underlay;
-use crate::mesh::tailnet::{Condition, LocalApi, Tailnet};
+use crate::mesh::clock;
+use crate::mesh::tailnet::{Condition, Identity, LocalApi, Tailnet};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -55,9 +56,9 @@ impl TailnetDoor {
         std::mem::replace(&mut self.lock().open, underlay)
     }
 
-    /// True if tailscaled knows a node of the tailnet at this address, and its key has not ended.
-    pub(super) async fn knows(&self, at: SocketAddr) -> bool {
-        let Some(api) = self.api.get() else { return false };
+    /// The node of the tailnet at this address, if tailscaled knows one and its key has not ended.
+    pub(super) async fn who_is(&self, at: SocketAddr) -> Option<Identity> {
+        let api = self.api.get()?;
         match api.whois(canonical(at)).await {
             Ok(Some(identity)) => {
                 let node = &identity.node;
@@ -67,20 +68,23 @@ impl TailnetDoor {
                     login = identity.login,
                     "a node of the tailnet comes"
                 );
-                !node.expired
+                if !node.has_ended(clock::now().wall_ms) {
+                    return Some(identity);
+                }
+                self.note_refused(at, "its key has expired");
             }
-            Ok(None) => self.refuse(at, "it is no node of the tailnet"),
-            Err(error) => self.refuse(at, &format!("tailscaled does not say who it is: {error}")),
+            Ok(None) => self.note_refused(at, "it is no node of the tailnet"),
+            Err(error) => self.note_refused(at, &format!("tailscaled does not say who it is: {error}")),
         }
+        None
     }
 
-    /// Refuses one that comes over the tailnet, and says so once: who is refused comes again and again.
-    fn refuse(&self, at: SocketAddr, why: &str) -> bool {
+    /// Notes one that is refused, and says so once: who is refused comes again and again.
+    pub(super) fn note_refused(&self, at: SocketAddr, why: &str) {
         let before = self.lock().refused.replace(at.ip());
         if before != Some(at.ip()) {
             tracing::info!(ip = %at.ip(), "refused one that comes over the tailnet: {why}");
         }
-        false
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {

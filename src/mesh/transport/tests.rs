@@ -289,6 +289,7 @@ async fn crossing_dials_end_as_one_link_that_stays() {
                     LinkEvent::Down(_) => panic!("a replacement is not an end"),
                     LinkEvent::Up(..)
                     | LinkEvent::Network
+                    | LinkEvent::Tailnet(_)
                     | LinkEvent::JoinAttempt(_)
                     | LinkEvent::Stream { .. }
                     | LinkEvent::Bad { .. } => None,
@@ -397,7 +398,11 @@ async fn who_was_revoked_hears_so_and_says_nothing_but_entries() {
         }
         LinkEvent::Down(_) => Some(()),
         LinkEvent::Frame(..) | LinkEvent::Stream { .. } => panic!("a revoked peer was listened to"),
-        LinkEvent::Up(..) | LinkEvent::Network | LinkEvent::JoinAttempt(_) | LinkEvent::Bad { .. } => None,
+        LinkEvent::Up(..)
+        | LinkEvent::Network
+        | LinkEvent::Tailnet(_)
+        | LinkEvent::JoinAttempt(_)
+        | LinkEvent::Bad { .. } => None,
     };
     a.wait(&mut down).await;
     b.wait_down(a.id()).await;
@@ -577,6 +582,7 @@ async fn s31_frames_of_one_link_keep_out_nobody_elses() {
             LinkEvent::Up(..)
             | LinkEvent::Down(_)
             | LinkEvent::Network
+            | LinkEvent::Tailnet(_)
             | LinkEvent::JoinAttempt(_)
             | LinkEvent::Stream { .. }
             | LinkEvent::Bad { .. } => {}

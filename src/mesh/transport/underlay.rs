@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::address::{Address, canonical};
-use super::interfaces::Interfaces;
+use super::interfaces::{Interface, Interfaces};
 use super::mux::Mux;
 use super::quic;
 use super::relay_socket::Routes;
@@ -98,14 +98,14 @@ impl Underlay {
         Ok(Self { kind: UnderlayKind::Relay, endpoint, own, strangers: Strangers::new(Limits::RELAY, Instant::now()) })
     }
 
-    /// Opens the tailnet underlay at this address of the interface that has it.
+    /// Opens the tailnet underlay at this address, which this interface has.
     pub(super) fn tailnet(
         at: SocketAddr,
+        interface: Option<&Interface>,
         endpoint: quinn::EndpointConfig,
         server: quinn::ServerConfig,
     ) -> io::Result<Self> {
-        let interfaces = Interfaces::read()?;
-        let socket = quic::bind_to_interface(at, interfaces.name_of(at.ip()))?;
+        let socket = quic::bind_to_interface(at, interface.map(|interface| interface.name.as_str()))?;
         let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
         let addresses = OwnAddresses {
             announced: vec![Address::Tailnet(at)],

@@ -85,6 +85,8 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         online: true,
         last_seen_ms: 0,
         stay: None,
+        of: None,
+        untagged: None,
         directory: None,
     };
     Arc::new(View {

@@ -178,6 +178,7 @@ impl Rights {
             Cause::WorkspaceNotMember => format!("{who} is not in {named}"),
             Cause::WorkspaceScope => format!("the tool does not belong to {named}"),
             Cause::DeviceUnknown
+            | Cause::Untagged(_)
             | Cause::PrincipalUnknown
             | Cause::PrincipalSuspended
             | Cause::TokenOver
@@ -226,6 +227,7 @@ impl Rights {
             }
             Remedy::Edit { lift, allow } => self.edit(lift, allow.as_ref(), about),
             Remedy::AdmitDevice
+            | Remedy::TagNode
             | Remedy::WiderToken
             | Remedy::WiderTerms
             | Remedy::OfferTool(_)

@@ -118,9 +118,12 @@ fn source(cause: &Cause) -> Source {
     match cause {
         Cause::Rule(at) if at.is_otherwise() => Source::Default,
         Cause::Rule(_) => Source::Rule,
-        Cause::Local(_) | Cause::ToolAbsent | Cause::ToolPending | Cause::ToolChanged | Cause::DeviceUnknown => {
-            Source::Node
-        }
+        Cause::Local(_)
+        | Cause::ToolAbsent
+        | Cause::ToolPending
+        | Cause::ToolChanged
+        | Cause::DeviceUnknown
+        | Cause::Untagged(_) => Source::Node,
         Cause::PrincipalDevice
         | Cause::PrincipalUnknown
         | Cause::PrincipalSuspended

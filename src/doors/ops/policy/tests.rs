@@ -117,7 +117,10 @@ impl World {
         };
         let (peer, node) = (peer(node), node.parse().unwrap());
         let (deny, scope) = (read(&said["deny"]).unwrap_or_default(), read(&said["scope"]));
-        self.devices.insert(peer, DeviceFacts { peer, node, confirmed: true, tier, trusted: true, scope, tools, deny });
+        self.devices.insert(
+            peer,
+            DeviceFacts { peer, node, confirmed: true, tier, trusted: true, untagged: None, scope, tools, deny },
+        );
         self.records.insert(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
         let people = read(&said["people"]).unwrap();
         self.records.insert(Key::Device(peer), Value::Device(Device { people, ..Device::default() }));

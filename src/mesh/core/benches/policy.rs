@@ -103,6 +103,7 @@ fn large() -> Large {
             confirmed: true,
             tier: if n % 2 == 0 { Tier::Owner } else { Tier::Shared },
             trusted: true,
+            untagged: None,
             scope: None,
             tools: tools.collect(),
             deny: vec![parse("screen.*")],

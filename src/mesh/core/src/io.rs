@@ -1,6 +1,6 @@
 //! The face of the core: what goes into [`crate::peer::Peer::step`], and what comes out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,19 +10,19 @@ use crate::audit_record::AuditRow;
 use crate::budget::OverBudget;
 use crate::entry::{Place, SignedEntry};
 use crate::epoch::{Epoch, Fence};
-use crate::frame::Frame;
+use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::policy;
 use crate::rates::RateLimited;
-use crate::record::{Directory, Effect, Ending, Header, Payload, StayTerms, Tier};
+use crate::record::{Directory, Effect, Ending, Header, Payload, StayTerms, TaggedNode, Tier};
+use crate::tailnet::Untagged;
 use crate::via::Via;
 
-mod views;
-
-pub use views::{CallRecord, CallState, Halt, HistoryRow, NodeView, StoppedLog, Usage, View};
+mod view;
 
 pub use crate::budget::DiskSpace;
 pub use crate::reapproval::ReapprovalView;
+pub use view::{Halt, NodeView, StoppedLog, Usage, View};
 
 /// The time, handed in and never read: milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +222,8 @@ pub enum Input {
     Command(CmdId, Command),
     /// A door of ours has refused something itself.
     Refused(Box<AuditRow>),
+    /// The members whose approval rests on a tag that does not count now, as the tailnet of this device says: all of them.
+    Untagged(BTreeMap<PeerId, Untagged>),
 }
 
 /// Ending of a tool.
@@ -287,6 +289,17 @@ pub enum Command {
         tier: Tier,
         /// Of the ephemeral tier, how long and what for.
         stay: Option<StayTerms>,
+    },
+    /// Approve a peer for the tag of its node of a tailnet. One that belongs stays as it is, and one that was removed out.
+    ApproveTagged {
+        /// Its key.
+        key: PublicKey,
+        /// Name that it asks for.
+        node_id: NodeId,
+        /// Tier to give it: shared or owner.
+        tier: Tier,
+        /// The node.
+        of: TaggedNode,
     },
     /// Give a member that is no owner the name that rights are to know it by.
     Rename {
@@ -724,4 +737,88 @@ pub enum Fact {
     Revoked,
     /// A node asks for attention; constant text with the peer it is about.
     Warning(&'static str, PeerId),
+}
+
+/// A row of a call's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    /// Where the call was.
+    pub state: CallState,
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// Wall time of whoever noted it.
+    pub at_ms: u64,
+    /// Peer that did it.
+    pub peer: PeerId,
+    /// Why, for people.
+    pub reason: String,
+    /// True if the target itself reported it.
+    pub confirmed: bool,
+}
+
+/// Where a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum CallState {
+    /// On its way.
+    Open(Phase),
+    /// Over.
+    Ended(Ending),
+}
+
+impl CallState {
+    /// The word that the world sees.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open(phase) => phase.as_str(),
+            Self::Ended(ending) => ending.as_str(),
+        }
+    }
+}
+
+/// A call as one peer knows it; the value of [`Space::Calls`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The immutable header.
+    pub header: Arc<Header>,
+    /// Its origin.
+    pub origin: PeerId,
+    /// Where it is.
+    pub state: CallState,
+    /// True if the target itself wrote the ending.
+    pub confirmed: bool,
+    /// Newest attempt that anything is known of.
+    pub attempt: Attempt,
+    /// Output of the tool.
+    pub output: Payload,
+    /// Tail of its stderr.
+    pub error: String,
+    /// Why it ended as it did.
+    pub reason: String,
+    /// The call that this one repeats, as its target says: see [`Self::repeats`].
+    pub alias_of: Option<ReqId>,
+    /// All that happened, oldest first.
+    pub history: Vec<HistoryRow>,
+}
+
+impl CallRecord {
+    /// Wall time by which it is listed: that of its acceptance, or of its coming here if that lies in the future.
+    #[must_use]
+    pub fn listed_ms(&self) -> u64 {
+        self.history.first().map_or(self.header.accepted_ms, |row| row.at_ms)
+    }
+
+    /// True if this call repeats `other`: the same client key, principal, device, tool and arguments. What its target says
+    /// of [`Self::alias_of`] is believed of no other, or it could name any call of the mesh.
+    #[must_use]
+    pub fn repeats(&self, other: &Self) -> bool {
+        let (own, other) = (&self.header, &other.header);
+        own.client_key.is_some()
+            && own.id != other.id
+            && own.client_key == other.client_key
+            && own.principal == other.principal
+            && own.target == other.target
+            && own.tool == other.tool
+            && own.arguments.hash() == other.arguments.hash()
+    }
 }

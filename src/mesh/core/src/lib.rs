@@ -27,6 +27,7 @@ pub mod rows;
 pub mod rule_words;
 mod spending;
 pub mod standing;
+pub mod tailnet;
 #[cfg(any(test, feature = "test-kit"))]
 pub mod test_kit;
 

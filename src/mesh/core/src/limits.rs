@@ -162,6 +162,9 @@ pub fn cut(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max.min(text.len()))).unwrap_or_default()
 }
 
+/// Longest name of a tailnet, id of one of its nodes, or tag, in bytes; a DNS name has at most 253 (RFC 1035 §2.3.4).
+pub const TAILNET_TEXT_BYTES_MAX: usize = 253;
+
 /// Longest stay of an ephemeral device: 30 days. Who is to belong for longer is a shared one.
 pub const STAY_MS_MAX: u64 = 30 * 24 * 3_600_000;
 

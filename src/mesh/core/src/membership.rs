@@ -12,7 +12,7 @@ use crate::io::{Refusal, Welcome};
 use crate::limits;
 use crate::nodes::Nodes;
 use crate::protocol_rule::ProtocolRule;
-use crate::record::{ChangeKind, MembershipChange, Stay, StayTerms, Tier};
+use crate::record::{ChangeKind, MembershipChange, Stay, StayTerms, TaggedNode, Tier};
 use crate::trust::Member;
 
 /// The envelope of a membership change with its salt, and room to spare.
@@ -65,11 +65,42 @@ pub(crate) fn approve(
     };
     let is_named =
         |member: &Member| member.node_id == *wanted && (member.confirmed || !matches!(naming, Naming::Invited(_)));
-    if stay.is_none() && known.is_some_and(|member| member.tier == tier && is_named(member)) {
+    // Who was let in for a tag needs it no more once a person has let it in.
+    let is_as_wanted = |member: &Member| member.tier == tier && member.of.is_none() && is_named(member);
+    if stay.is_none() && known.is_some_and(is_as_wanted) {
         return Ok(None);
     }
     let node_id = trust.free_name(wanted, &peer, seen, &chosen);
-    say_approved(key, (tier, stay), node_id, seen, facts).map(Some)
+    say_approved(key, Terms { tier, stay, of: None }, node_id, seen, facts).map(Some)
+}
+
+/// The approval of a device for the tag of its node of a tailnet; `None` when it belongs already, by whatever approval. A tag
+/// lets nobody in who was removed or has left: a person does.
+pub(crate) fn approve_tagged(
+    key: PublicKey,
+    node_id: &NodeId,
+    (tier, of): (Tier, TaggedNode),
+    facts: &Facts<'_>,
+) -> Result<Option<MembershipChange>, Refusal> {
+    require_owner(facts)?;
+    let (trust, peer) = (facts.trust, key.peer_id());
+    if trust.member(&peer).is_some() {
+        return Ok(None);
+    }
+    if trust.membership().members.len() >= limits::PEERS_MAX {
+        return Err(Refusal::Full(format!("a mesh has at most {} peers", limits::PEERS_MAX)));
+    }
+    if trust.is_excluded(&peer) || !trust.known_about(&peer).is_empty() {
+        return Err(Refusal::Invalid("it belonged before, and a tag lets nobody in again".to_owned()));
+    }
+    if tier == Tier::Ephemeral || !of.is_within_limits() {
+        return Err(Refusal::Invalid(
+            "a tag lets in shared devices and owners, each for a node of a tailnet".to_owned(),
+        ));
+    }
+    // No owner has seen the name.
+    let node_id = trust.free_name(node_id, &peer, false, &facts.nodes.chosen_names(trust));
+    say_approved(key, Terms { tier, stay: None, of: Some(of) }, node_id, false, facts).map(Some)
 }
 
 /// An owner gives a member the name that rights are to know it by: an approval to the tier that it has.
@@ -84,7 +115,8 @@ pub(crate) fn rename(peer: PeerId, name: &NodeId, facts: &Facts<'_>) -> Result<O
         return Ok(None);
     }
     require_free(name, Some(&peer), facts)?;
-    say_approved(member.key, (member.tier, member.stay.clone()), name.clone(), true, facts).map(Some)
+    let terms = Terms { tier: member.tier, stay: member.stay.clone(), of: member.of.clone() };
+    say_approved(member.key, terms, name.clone(), true, facts).map(Some)
 }
 
 /// An ephemeral device has made the one call that it was let in for: it may ask for nothing more, and stays long enough to
@@ -94,7 +126,8 @@ pub(crate) fn let_read(peer: &PeerId, now_ms: u64, facts: &Facts<'_>) -> Result<
     let ends_ms = now_ms.saturating_add(limits::STAY_AFTER_CALL_MS);
     let until_ms = member.stay.as_ref().map_or(ends_ms, |stay| stay.until_ms.min(ends_ms));
     let stay = Stay { until_ms, scope: Some(Vec::new()), one_time: true };
-    say_approved(member.key, (Tier::Ephemeral, Some(stay)), member.node_id.clone(), member.confirmed, facts).map(Some)
+    let terms = Terms { tier: Tier::Ephemeral, stay: Some(stay), of: member.of.clone() };
+    say_approved(member.key, terms, member.node_id.clone(), member.confirmed, facts).map(Some)
 }
 
 /// `Err` unless these terms may be given: to an ephemeral device, within their limits.
@@ -129,9 +162,16 @@ fn require_free(name: &NodeId, of: Option<&PeerId>, facts: &Facts<'_>) -> Result
     Ok(())
 }
 
+/// All that an approval gives but the name, and what it rests on.
+struct Terms {
+    tier: Tier,
+    stay: Option<Stay>,
+    of: Option<TaggedNode>,
+}
+
 fn say_approved(
     key: PublicKey,
-    (tier, stay): (Tier, Option<Stay>),
+    Terms { tier, stay, of }: Terms,
     node_id: NodeId,
     seen: bool,
     facts: &Facts<'_>,
@@ -141,7 +181,7 @@ fn say_approved(
     if after.len() > limits::CHANGES_NAMED_MAX {
         return Err(Refusal::NeedsNewKey);
     }
-    let change = change(key, ChangeKind::Approved { tier, node_id, after, unseen: !seen, stay }, facts)?;
+    let change = change(key, ChangeKind::Approved { tier, node_id, after, unseen: !seen, stay, of }, facts)?;
     // Before it is signed: what is not kept would let in nobody, and the invite would be used up.
     if trust.has_room(&facts.me(), ENVELOPE_BYTES_MAX + entry::encode(&change).len()) {
         Ok(change)

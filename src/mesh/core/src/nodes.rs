@@ -13,6 +13,7 @@ use crate::names::PREFIX_MIN;
 use crate::policy::bounds::LIST_MAX;
 use crate::record::{Directory, Tier, ToolDecl};
 use crate::rows::{self, Row as _};
+use crate::tailnet::Untagged;
 use crate::trust::{Member, Trust};
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,6 +37,8 @@ pub(crate) struct Nodes {
     told_online: BTreeSet<PeerId>,
     /// Changes of the directories, since this process began.
     changes: u64,
+    /// Told by the shell.
+    untagged: BTreeMap<PeerId, Untagged>,
 }
 
 impl Nodes {
@@ -104,6 +107,20 @@ impl Nodes {
         }
         self.again = !more;
         self.read_aside(trust, fx);
+    }
+
+    /// The tailnet of this device says for whom a tag does not count now.
+    pub(crate) fn note_untagged(&mut self, untagged: BTreeMap<PeerId, Untagged>, fx: &mut Effects<'_>) {
+        if self.untagged != untagged {
+            self.untagged = untagged;
+            self.changes += 1;
+            fx.view_changed = true;
+        }
+    }
+
+    /// Why the tag on which this member's approval rests does not count now.
+    pub(crate) fn untagged(&self, peer: &PeerId, member: &Member) -> Option<Untagged> {
+        member.of.as_ref().and_then(|_| self.untagged.get(peer)).copied()
     }
 
     /// The newest directory entry of a peer.
@@ -276,6 +293,8 @@ impl Nodes {
                 tier: member.tier,
                 approved_by: member.by,
                 stay: member.stay.clone(),
+                of: member.of.clone(),
+                untagged: self.untagged(peer, member),
                 since_ms: member.since_ms,
                 online: online.contains(peer),
                 last_seen_ms: self.presence.get(peer).map_or(0, |presence| presence.changed_ms),

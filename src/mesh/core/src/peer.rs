@@ -473,6 +473,7 @@ impl Peer {
             }
             Input::Command(id, command) => self.handle_command(id, command, fx),
             Input::Refused(row) => self.upkeep.audit.note(*row, fx),
+            Input::Untagged(untagged) => self.nodes.note_untagged(untagged, fx),
         }
     }
 

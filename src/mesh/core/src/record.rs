@@ -86,6 +86,26 @@ impl Stay {
     }
 }
 
+/// The node of a tailnet on whose tag an approval rests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TaggedNode {
+    /// Domain of the tailnet: an id means a node of that one alone.
+    pub tailnet: String,
+    /// Stable id of the node, which it keeps whatever its key and its addresses are.
+    pub node: String,
+    /// The tag.
+    pub tag: String,
+}
+
+impl TaggedNode {
+    /// True if all is there and within its limits.
+    #[must_use]
+    pub fn is_within_limits(&self) -> bool {
+        let fits = |text: &String| (1..=limits::TAILNET_TEXT_BYTES_MAX).contains(&text.len());
+        [&self.tailnet, &self.node, &self.tag].into_iter().all(fits)
+    }
+}
+
 /// Body of [`crate::entry::Kind::MEMBERSHIP`]: what an owner says about a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembershipChange {
@@ -129,6 +149,9 @@ pub enum ChangeKind {
         /// Of an approval as ephemeral, how long and what for; of any other it says nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stay: Option<Stay>,
+        /// The node of a tailnet on whose tag it rests; `None`: on a person's word, or an invite's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<TaggedNode>,
     },
     /// The peer does not belong to the mesh any more.
     Revoked {

@@ -31,6 +31,7 @@ use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
 use crate::rows::{self, Row as _};
 use crate::rule_words;
+use crate::tailnet::Untagged;
 use crate::trust::Trust;
 use answers::Answers;
 pub(crate) use answers::{call_of, read as read_answer};
@@ -49,6 +50,7 @@ struct Told {
     tier: Tier,
     scope: Option<Vec<ToolPattern>>,
     directory: Option<Hash>,
+    untagged: Option<Untagged>,
 }
 
 /// See the module.
@@ -635,8 +637,9 @@ impl Rights {
             let confirmed = !member.takes_names_by_itself();
             let entry = nodes.entry(peer).map(|entry| entry.hash);
             let scope = member.stay.as_ref().and_then(|stay| stay.scope.clone());
-            let told =
-                Told { node: node.clone(), confirmed, tier: member.tier, scope: scope.clone(), directory: entry };
+            let untagged = nodes.untagged(peer, member);
+            let (tier, directory) = (member.tier, entry);
+            let told = Told { node: node.clone(), confirmed, tier, scope: scope.clone(), directory, untagged };
             if self.told.get(peer) == Some(&told) {
                 continue;
             }
@@ -645,7 +648,7 @@ impl Rights {
             let tools = directory.iter().flat_map(|directory| &directory.tools).map(Offered::of).collect();
             let deny = directory.map(|directory| directory.deny.clone()).unwrap_or_default();
             let (node, tier) = (node.clone(), member.tier);
-            let facts = DeviceFacts { peer: *peer, node, confirmed, tier, trusted: true, scope, tools, deny };
+            let facts = DeviceFacts { peer: *peer, node, confirmed, tier, trusted: true, untagged, scope, tools, deny };
             Arc::make_mut(&mut self.view).set_device(facts);
             self.changed = true;
         }

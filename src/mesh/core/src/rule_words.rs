@@ -89,6 +89,9 @@ mod tests {
         };
         for name in [
             "device:unknown",
+            "tailnet:tag-lost",
+            "tailnet:key-expired",
+            "tailnet:node-gone",
             "principal:device",
             "principal:unknown",
             "principal:suspended",

@@ -16,7 +16,7 @@ use crate::entry::{Kind, Place, SignedEntry};
 use crate::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{Genesis, Stay, Tier};
+use crate::record::{Genesis, Stay, TaggedNode, Tier};
 use argumentation::{Graph, Node, Positions, Record, raise};
 use shares::Shares;
 
@@ -55,6 +55,8 @@ pub(crate) struct Member {
     pub(crate) grant: Hash,
     /// Of an ephemeral one, how long and what for.
     pub(crate) stay: Option<Stay>,
+    /// The node of a tailnet on whose tag its approval rests.
+    pub(crate) of: Option<TaggedNode>,
 }
 
 impl Member {

@@ -31,6 +31,7 @@ async fn linked_by(a: &mut Peer, b: PeerId) -> Via {
         | LinkEvent::Down(_)
         | LinkEvent::Frame(..)
         | LinkEvent::Network
+        | LinkEvent::Tailnet(_)
         | LinkEvent::JoinAttempt(_)
         | LinkEvent::Stream { .. }
         | LinkEvent::Bad { .. } => None,

@@ -56,6 +56,10 @@ impl Peer {
                     .and_then(|()| membership::approve(key, Naming::First(&node_id), (tier, until), &facts!(self)))
                     .and_then(|change| self.welcome(&key.peer_id(), change, fx))
             }
+            Command::ApproveTagged { key, node_id, tier, of } => {
+                membership::approve_tagged(key, &node_id, (tier, of), &facts!(self))
+                    .and_then(|change| self.welcome(&key.peer_id(), change, fx))
+            }
             Command::Rename { peer, node_id } => membership::rename(peer, &node_id, &facts!(self)).map(|change| {
                 if let Some(change) = change {
                     self.sign_change(&change, fx);

@@ -264,6 +264,9 @@ impl View {
         if !origin.facts.trusted || !target.facts.trusted {
             return no(Layer::Device, Cause::DeviceUnknown, path);
         }
+        if let Some(why) = origin.facts.untagged.or(target.facts.untagged) {
+            return no(Layer::Device, Cause::Untagged(why), path);
+        }
         path.push(Step::pass(Layer::Device));
 
         let principal = &request.principal;

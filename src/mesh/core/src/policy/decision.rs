@@ -7,6 +7,7 @@ use super::records::Verdict;
 use crate::glob::ToolPattern;
 use crate::ids::{Hash, InvalidId, PeerId, ReqId, ToolName};
 use crate::people::{Domain, Principal, RuleRef, TokenId, WorkspaceId};
+use crate::tailnet::Untagged;
 
 /// May this principal, at this device, use that tool of that device?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +122,8 @@ pub struct OpenAsk {
 pub enum Cause {
     /// Origin or target does not belong to the mesh, or is not trusted to.
     DeviceUnknown,
+    /// Origin or target was let in for a tag of a tailnet, which does not count now.
+    Untagged(Untagged),
     /// The origin may not speak for the principal.
     PrincipalDevice,
     /// There is no such person.
@@ -178,6 +181,7 @@ impl Cause {
             | Self::ToolChanged
             | Self::Default => true,
             Self::DeviceUnknown
+            | Self::Untagged(_)
             | Self::PrincipalSuspended
             | Self::TokenOver
             | Self::TokenScope
@@ -214,6 +218,7 @@ impl Cause {
         match self {
             Self::DeviceUnknown | Self::ToolAbsent | Self::ToolChanged | Self::Local(_) | Self::OwnerOnly => true,
             Self::ToolPending
+            | Self::Untagged(_)
             | Self::PrincipalDevice
             | Self::PrincipalUnknown
             | Self::PrincipalSuspended
@@ -240,6 +245,9 @@ impl Cause {
         let named = workspace.as_ref().map_or_else(String::new, ToString::to_string);
         match self {
             Self::DeviceUnknown => "one of the two devices does not belong to this mesh".to_owned(),
+            Self::Untagged(why) => {
+                format!("one of the two devices was let in for its tag on the tailnet, and {}", why.sentence())
+            }
             Self::PrincipalDevice => {
                 format!("this device may not ask for {asker}: assign it to the person, or ask from another device")
             }
@@ -289,6 +297,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DeviceUnknown => "device:unknown",
+            Self::Untagged(why) => return write!(f, "tailnet:{why}"),
             Self::PrincipalDevice => "principal:device",
             Self::PrincipalUnknown => "principal:unknown",
             Self::PrincipalSuspended => "principal:suspended",
@@ -319,6 +328,9 @@ impl FromStr for Cause {
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         Ok(match text {
             "device:unknown" => Self::DeviceUnknown,
+            "tailnet:tag-lost" => Self::Untagged(Untagged::NoTag),
+            "tailnet:key-expired" => Self::Untagged(Untagged::KeyEnded),
+            "tailnet:node-gone" => Self::Untagged(Untagged::NoNode),
             "principal:device" => Self::PrincipalDevice,
             "principal:unknown" => Self::PrincipalUnknown,
             "principal:suspended" => Self::PrincipalSuspended,

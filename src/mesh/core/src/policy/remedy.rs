@@ -15,6 +15,8 @@ use crate::people::{Domain, Principal, RuleRef, WorkspaceId};
 pub enum Remedy {
     /// An owner lets the device in, or renews its key.
     AdmitDevice,
+    /// The node gets its tag back, or a person approves the device, which then needs none.
+    TagNode,
     /// An owner assigns the origin to the principal's person, or it is asked at another device.
     AssignDevice(Principal),
     /// An owner confirms the name of a device that named itself.
@@ -66,6 +68,7 @@ impl View {
         }
         Some(match &decision.rule {
             Cause::DeviceUnknown => Remedy::AdmitDevice,
+            Cause::Untagged(_) => Remedy::TagNode,
             Cause::PrincipalDevice => Remedy::AssignDevice(principal.clone()),
             Cause::PrincipalUnknown => Remedy::AddPerson(principal.clone()),
             Cause::PrincipalSuspended => Remedy::Resume(self.suspended_of(principal)),
@@ -144,6 +147,9 @@ fn sorted<'a>(refs: impl Iterator<Item = &'a RuleRef>) -> Vec<&'a RuleRef> {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TagNode => f.write_str(
+                "its node gets the tag and a good key back in the tailnet, or an owner approves the device by hand: `sigil approve`",
+            ),
             Self::AdmitDevice => f.write_str("an owner lets the device in"),
             Self::AssignDevice(of) => {
                 write!(f, "an owner assigns this device to {of}, or it is asked at another device")

@@ -20,6 +20,7 @@ use crate::ids::{Hash, NodeId, PeerId, ToolName};
 use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::protocol_rule::ProtocolRules;
 use crate::record::{Tier, ToolDecl};
+use crate::tailnet::Untagged;
 
 /// All that the mesh knows of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct DeviceFacts {
     pub tier: Tier,
     /// False if its word cannot be trusted: its key is in use twice, or its store was copied.
     pub trusted: bool,
+    /// Why the tag on which its approval rests does not count now.
+    pub untagged: Option<Untagged>,
     /// Tools as its directory declares them, in that order.
     pub tools: Vec<Offered>,
     /// Tools that it was let in for, as an ephemeral device; `None`: for all.

@@ -142,7 +142,8 @@ impl Net {
         self.join_by(n, &reply);
     }
 
-    fn join_by(&mut self, n: usize, reply: &Reply) {
+    /// The next device joins by the answer to its approval, without any link as yet.
+    pub fn join_by(&mut self, n: usize, reply: &Reply) {
         let Reply::Approved(welcome) = reply else { panic!("not approved: {reply:?}") };
         let (signer, now) = (Box::new(Symbolic::new(n as u64)), self.now());
         let joined = joined(welcome, None, &Config::default(), signer, now, &mut self.rng).unwrap();

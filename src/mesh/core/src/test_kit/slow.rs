@@ -519,6 +519,9 @@ pub fn decide(world: World<'_>, request: &Request) -> (Verdict, String) {
     if !origin.trusted || !target.trusted {
         return deny("device:unknown");
     }
+    if let Some(why) = origin.untagged.or(target.untagged) {
+        return deny(&format!("tailnet:{}", why.as_str()));
+    }
 
     let speaks = match &request.principal {
         Principal::Device(node) => *node == origin.node,

@@ -19,7 +19,7 @@ use crate::entry::SignedEntry;
 use crate::ids::{Hash, Incarnation, PeerId};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{ChangeKind, MembershipChange, Stay, Tier};
+use crate::record::{ChangeKind, MembershipChange, Stay, TaggedNode, Tier};
 
 /// One author's log, as it was numbered in one incarnation.
 pub(super) type LogId = (PeerId, Incarnation);
@@ -66,8 +66,10 @@ impl Record {
                 }
                 true
             }
-            ChangeKind::Approved { after, stay, .. } => {
-                after.len() <= limits::CHANGES_NAMED_MAX && stay.as_ref().is_none_or(Stay::is_within_limits)
+            ChangeKind::Approved { after, stay, of, .. } => {
+                after.len() <= limits::CHANGES_NAMED_MAX
+                    && stay.as_ref().is_none_or(Stay::is_within_limits)
+                    && of.as_ref().is_none_or(TaggedNode::is_within_limits)
             }
         };
         if !within || change.stands.len() > limits::CHANGES_NAMED_MAX || change.rights.len() > limits::INCARNATIONS_MAX
@@ -91,6 +93,14 @@ impl Record {
         match &self.change.what {
             ChangeKind::Approved { tier: Tier::Ephemeral, stay, .. } => stay.as_ref(),
             ChangeKind::Approved { .. } | ChangeKind::Revoked { .. } => None,
+        }
+    }
+
+    /// The node of a tailnet for whose tag it lets a device in, if it does.
+    pub(super) const fn of(&self) -> Option<&TaggedNode> {
+        match &self.change.what {
+            ChangeKind::Approved { of, .. } => of.as_ref(),
+            ChangeKind::Revoked { .. } => None,
         }
     }
 

@@ -150,6 +150,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
             confirmed: true,
             grant,
             stay: None,
+            of: None,
         };
         ordered.push((0, founder, member));
     }
@@ -188,6 +189,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
                 confirmed: named().filter(kept).any(|(node, _)| node.record.names_seen()),
                 grant: entry.hash,
                 stay: node.record.stay().cloned(),
+                of: node.record.of().cloned(),
             };
             ordered.push((since, *peer, member));
         }

@@ -78,7 +78,14 @@ impl Word {
         let after = after.iter().map(|entry| entry.hash).collect();
         self.says(
             subject,
-            ChangeKind::Approved { tier, node_id: "macbook".parse().unwrap(), after, unseen: false, stay: None },
+            ChangeKind::Approved {
+                tier,
+                node_id: "macbook".parse().unwrap(),
+                after,
+                unseen: false,
+                stay: None,
+                of: None,
+            },
         )
     }
 
@@ -293,7 +300,14 @@ fn s16_no_number_that_anybody_signs_uses_anything_up() {
     assert!(!held.is_owner(&id(2)) && after.len() == 2, "{after:?}");
     let again = by(0, 4, root()).says(
         2,
-        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None },
+        ChangeKind::Approved {
+            tier: Tier::Owner,
+            node_id: "nas".parse().unwrap(),
+            after,
+            unseen: false,
+            stay: None,
+            of: None,
+        },
     );
     records.push(again);
     assert!(trust(&records).is_owner(&id(2)));
@@ -307,8 +321,14 @@ fn s16_however_often_somebody_was_revoked_by_one_owner_one_name_takes_it_back() 
     let held = trust(&records);
     let after = held.known_about(&id(2));
     assert_eq!((held.tier(&id(2)), after.len()), (None, 2));
-    let what =
-        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None };
+    let what = ChangeKind::Approved {
+        tier: Tier::Owner,
+        node_id: "nas".parse().unwrap(),
+        after,
+        unseen: false,
+        stay: None,
+        of: None,
+    };
     records.push(by(0, 4, root()).says(2, what));
     assert!(trust(&records).is_owner(&id(2)));
 }
@@ -542,8 +562,14 @@ fn s16_however_many_speak_about_a_device_it_can_be_approved_again() {
     assert!(held.is_revoked(&id(5)));
     let after = held.known_about(&id(5));
     assert!(after.len() > 300, "{}", after.len());
-    let what =
-        ChangeKind::Approved { tier: Tier::Owner, node_id: "nas".parse().unwrap(), after, unseen: false, stay: None };
+    let what = ChangeKind::Approved {
+        tier: Tier::Owner,
+        node_id: "nas".parse().unwrap(),
+        after,
+        unseen: false,
+        stay: None,
+        of: None,
+    };
     assert_eq!(add(&mut held, by(0, 4, root()).says(5, what)), Some(true));
     assert!(held.is_owner(&id(5)));
 }

@@ -14,7 +14,7 @@ use mesh_core::policy::{
 };
 use mesh_core::record::{
     CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
-    Stay, Tier, ToolDecl, TruncatedRun, Truncation,
+    Stay, TaggedNode, Tier, ToolDecl, TruncatedRun, Truncation,
 };
 use mesh_core::test_kit::{Author, at, header, offers, outcome, tool};
 
@@ -90,6 +90,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         after: vec![Hash::of(b"a revocation"), Hash::of(b"another")],
         unseen: true,
         stay: None,
+        of: Some(TaggedNode { tailnet: "t.example".into(), node: "n1".into(), tag: "tag:agent-node".into() }),
     };
     let stay = Stay { until_ms: 1, scope: Some(vec!["lights.*".parse().unwrap()]), one_time: true };
     let visits = ChangeKind::Approved {
@@ -98,6 +99,7 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
         after: Vec::new(),
         unseen: false,
         stay: Some(stay),
+        of: None,
     };
     let revoked =
         ChangeKind::Revoked { cutoffs: vec![(Incarnation(1), 9), (Incarnation(2), 0)], left: true, unsaid: true };

@@ -247,6 +247,7 @@ impl Scene {
                         after: self.hashes(),
                         unseen: self.mutation.once_in(4),
                         stay: None,
+                        of: None,
                     }
                 } else {
                     let cutoffs = (0..self.mutation.below(3)).map(|_| (self.incarnation(), self.mutation.number(3)));

@@ -397,6 +397,7 @@ fn approvals_of_one_who_may_not_neither_count_nor_stand_in_the_way() {
         after: Vec::new(),
         unseen: false,
         stay: None,
+        of: None,
     };
     let out = ChangeKind::Revoked { cutoffs: Vec::new(), left: false, unsaid: false };
     for body in [says(&new, owner("new")), says(&target, out), says(&target, owner("target"))] {

@@ -209,6 +209,7 @@ fn a_stolen_key_hides_no_membership_change() {
         after: Vec::new(),
         unseen: false,
         stay: None,
+        of: None,
     };
     let grant = honest.peer().grant_of(&owner.id()).unwrap();
     let change =

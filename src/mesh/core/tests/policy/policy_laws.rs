@@ -7,6 +7,7 @@ use mesh_core::policy::{
     Verdict, Who, Workspace,
 };
 use mesh_core::record::Tier;
+use mesh_core::tailnet::Untagged;
 use mesh_core::test_kit::slow;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -152,9 +153,10 @@ fn devices() -> impl Strategy<Value = Vec<(Key, Value, DeviceFacts)>> {
         prop_oneof![5 => Just(vec![]), 1 => Just(vec![parse("cam.t*"), parse("*.turn")])],
         proptest::bool::weighted(0.97),
         proptest::bool::weighted(0.8),
+        prop_oneof![40 => Just(None), 1 => Just(Some(Untagged::NoTag)), 1 => Just(Some(Untagged::KeyEnded))],
     );
     proptest::collection::vec(one, NODES.len()).prop_map(|all| {
-        let make = |(node, (tier, people, scope, deny, trusted, confirmed)): (&str, _)| {
+        let make = |(node, (tier, people, scope, deny, trusted, confirmed, untagged)): (&str, _)| {
             let people: Vec<&str> = people;
             let said = Device { people: people.into_iter().map(parse).collect(), ..Device::default() };
             let tools = TOOLS.map(|tool| Offered {
@@ -168,6 +170,7 @@ fn devices() -> impl Strategy<Value = Vec<(Key, Value, DeviceFacts)>> {
                 confirmed,
                 tier,
                 trusted,
+                untagged,
                 scope,
                 tools: tools.into(),
                 deny,
@@ -459,6 +462,7 @@ fn seed_w4_a_workspace_allows_and_denies_by_patterns_of_tools_and_deny_wins() {
             confirmed: true,
             tier: Tier::Owner,
             trusted: true,
+            untagged: None,
             scope: None,
             tools,
             deny: vec![],

@@ -140,7 +140,17 @@ impl World {
         let (deny, scope) = (read(&said["deny"]).unwrap_or_default(), read(&said["scope"]));
         self.devices.insert(
             peer,
-            DeviceFacts { peer, node: node_id, confirmed: true, tier, trusted: true, scope, tools, deny },
+            DeviceFacts {
+                peer,
+                node: node_id,
+                confirmed: true,
+                tier,
+                trusted: true,
+                untagged: None,
+                scope,
+                tools,
+                deny,
+            },
         );
         self.set(Key::Tools(peer), Value::Tools(DeviceTools { approved }));
         let people = read(&said["people"]).unwrap();

@@ -14,6 +14,7 @@ mod restored;
 mod revoked;
 mod rights;
 mod stays;
+mod tags;
 mod versions;
 
 use mesh_core::entry::{Kind, SignedEntry};

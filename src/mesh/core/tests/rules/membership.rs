@@ -296,7 +296,14 @@ fn change(subject: PublicKey, grant: Hash, what: ChangeKind) -> Vec<u8> {
 }
 
 fn approved(tier: Tier, after: &[Hash]) -> ChangeKind {
-    ChangeKind::Approved { tier, node_id: "guest".parse().unwrap(), after: after.to_vec(), unseen: false, stay: None }
+    ChangeKind::Approved {
+        tier,
+        node_id: "guest".parse().unwrap(),
+        after: after.to_vec(),
+        unseen: false,
+        stay: None,
+        of: None,
+    }
 }
 
 fn tiers(net: &Net, n: usize) -> Vec<(PeerId, Tier)> {

@@ -103,6 +103,7 @@ fn script(sayings: &[Saying]) -> Vec<SignedEntry> {
                         after,
                         unseen: false,
                         stay: None,
+                        of: None,
                     },
                 )
             }

@@ -1,102 +1,16 @@
-//! Calls and the mesh as one peer knows them: for doors, and for whoever looks.
+//! Knowledge of a peer about the mesh, as people and the shell see it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::budget::{Amount, DiskSpace, OverBudget};
 use crate::epoch::Epoch;
-use crate::frame::Phase;
-use crate::ids::{Attempt, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId};
+use crate::ids::{Incarnation, MeshId, NodeId, PeerId, PublicKey};
 use crate::policy;
 use crate::reapproval::ReapprovalView;
-use crate::record::{Directory, Ending, Header, Payload, Stay, Tier, ToolDecl};
-
-/// A row of a call's history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryRow {
-    /// Where the call was.
-    pub state: CallState,
-    /// Which attempt.
-    pub attempt: Attempt,
-    /// Wall time of whoever noted it.
-    pub at_ms: u64,
-    /// Peer that did it.
-    pub peer: PeerId,
-    /// Why, for people.
-    pub reason: String,
-    /// True if the target itself reported it.
-    pub confirmed: bool,
-}
-
-/// Where a call is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum CallState {
-    /// On its way.
-    Open(Phase),
-    /// Over.
-    Ended(Ending),
-}
-
-impl CallState {
-    /// The word that the world sees.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open(phase) => phase.as_str(),
-            Self::Ended(ending) => ending.as_str(),
-        }
-    }
-}
-
-/// A call as one peer knows it; the value of [`super::Space::Calls`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CallRecord {
-    /// The immutable header.
-    pub header: Arc<Header>,
-    /// Its origin.
-    pub origin: PeerId,
-    /// Where it is.
-    pub state: CallState,
-    /// True if the target itself wrote the ending.
-    pub confirmed: bool,
-    /// Newest attempt that anything is known of.
-    pub attempt: Attempt,
-    /// Output of the tool.
-    pub output: Payload,
-    /// Tail of its stderr.
-    pub error: String,
-    /// Why it ended as it did.
-    pub reason: String,
-    /// The call that this one repeats, as its target says: see [`Self::repeats`].
-    pub alias_of: Option<ReqId>,
-    /// All that happened, oldest first.
-    pub history: Vec<HistoryRow>,
-}
-
-impl CallRecord {
-    /// Wall time by which it is listed: that of its acceptance, or of its coming here if that lies in the future.
-    #[must_use]
-    pub fn listed_ms(&self) -> u64 {
-        self.history.first().map_or(self.header.accepted_ms, |row| row.at_ms)
-    }
-
-    /// True if this call repeats `other`: the same client key, principal, device, tool and arguments. What its target says
-    /// of [`Self::alias_of`] is believed of no other, or it could name any call of the mesh.
-    #[must_use]
-    pub fn repeats(&self, other: &Self) -> bool {
-        let (own, other) = (&self.header, &other.header);
-        own.client_key.is_some()
-            && own.id != other.id
-            && own.client_key == other.client_key
-            && own.principal == other.principal
-            && own.target == other.target
-            && own.tool == other.tool
-            && own.arguments.hash() == other.arguments.hash()
-    }
-}
+use crate::record::{Directory, Stay, TaggedNode, Tier, ToolDecl};
+use crate::tailnet::Untagged;
 
 /// Knowledge of a peer about the mesh: the snapshot behind status, nodes and tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +30,7 @@ pub struct View {
     /// True if we hold our own revocation.
     pub revoked: bool,
     /// Devices that belonged until their approval turned out to be void; we may be one of them.
-    /// [`super::Command::Approve`] approves them again, [`super::Command::Revoke`] says no.
+    /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
     /// Whose approvals of a peer stand, of present and former members but the founder.
     pub vouched_by: BTreeMap<PeerId, BTreeSet<PeerId>>,
@@ -258,6 +172,10 @@ pub struct NodeView {
     pub last_seen_ms: u64,
     /// Of an ephemeral one, how long and what for.
     pub stay: Option<Stay>,
+    /// The node of a tailnet on whose tag its approval rests; `None`: a person's, or an invite's.
+    pub of: Option<TaggedNode>,
+    /// Why that tag does not count now, so that no new call of it or for it runs here.
+    pub untagged: Option<Untagged>,
     /// Its directory record, if one came yet.
     pub directory: Option<Arc<Directory>>,
 }

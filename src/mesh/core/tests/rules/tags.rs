@@ -1,0 +1,146 @@
+//! Devices that were let in for a tag of a tailnet.
+
+use std::collections::BTreeMap;
+
+use mesh_core::ids::ReqId;
+use mesh_core::io::{CallState, Command, Input, Refusal, Reply};
+use mesh_core::policy::Cause;
+use mesh_core::record::{Directory, Effect, Ending, TaggedNode, Tier, ToolDecl};
+use mesh_core::rule_words::rule_of;
+use mesh_core::tailnet::Untagged;
+use mesh_core::test_kit::{Net, id, key, offers, tool};
+
+use crate::call;
+
+fn of() -> TaggedNode {
+    TaggedNode { tailnet: "t.example".to_owned(), node: "n1".to_owned(), tag: "tag:agent-node".to_owned() }
+}
+
+fn approve_tagged(net: &mut Net, by: usize, n: usize, tier: Tier) -> Reply {
+    let node_id = format!("peer-{n}").parse().unwrap();
+    net.command(by, Command::ApproveTagged { key: key(n), node_id, tier, of: of() })
+}
+
+/// Two owners and a device that the first let in for its tag; the first leads, and all offer `echo` to all.
+fn with_tagged() -> Net {
+    let mut net = Net::of(2);
+    let reply = approve_tagged(&mut net, 0, 2, Tier::Shared);
+    net.join_by(2, &reply);
+    net.join_all();
+    for n in 0..3 {
+        let open = ToolDecl { owner_only: false, ..tool("echo", Effect::Idempotent) };
+        net.command(n, Command::SetDirectory(Directory { ..offers(vec![open]) }));
+    }
+    net.pass(2_000);
+    assert_eq!(net.leader(), Some(0));
+    net
+}
+
+/// The tailnet of this device says so of device 2.
+fn says(net: &mut Net, at: usize, why: Option<Untagged>) {
+    let untagged: BTreeMap<_, _> = why.map(|why| (id(2), why)).into_iter().collect();
+    net.input(at, Input::Untagged(untagged));
+}
+
+/// The rule that ended a call, as its origin knows it; `None`: it is done.
+fn ended(net: &Net, origin: usize, call: &ReqId) -> Option<Cause> {
+    let record = net.record(origin, call).unwrap();
+    match record.state {
+        CallState::Ended(Ending::Done) => None,
+        CallState::Ended(Ending::Denied) => rule_of(&record),
+        other => panic!("{other:?} {}", record.reason),
+    }
+}
+
+/// All calls between device 2 and the others, that are accepted: how they ended.
+fn asked(net: &mut Net) -> [Option<Cause>; 4] {
+    [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| {
+        let reply = net.command(from, Command::Call(call(to)));
+        let call = match reply {
+            Reply::Call { id, .. } => id,
+            Reply::Refused(Refusal::Denied(denial)) => return Some(denial.decision.rule),
+            other => panic!("{other:?}"),
+        };
+        net.pass(1_000);
+        ended(net, from, &call)
+    })
+}
+
+#[test]
+fn a_lost_tag_refuses_calls_from_and_to_the_device_where_it_is_known_and_heals() {
+    let mut net = with_tagged();
+    assert_eq!(asked(&mut net), [None, None, None, None]);
+    let lost = || Some(Cause::Untagged(Untagged::NoTag));
+
+    // One that does not lead refuses what it asks for, and is asked for.
+    says(&mut net, 1, Some(Untagged::NoTag));
+    assert_eq!(asked(&mut net), [None, lost(), None, lost()]);
+    // Whoever leads refuses for all.
+    says(&mut net, 1, None);
+    says(&mut net, 0, Some(Untagged::NoTag));
+    assert_eq!(asked(&mut net), [lost(), lost(), lost(), lost()]);
+    let shown = |net: &Net, at: usize| net.peer(at).view().by_peer(&id(2)).and_then(|node| node.untagged);
+    assert_eq!((shown(&net, 0), shown(&net, 1)), (Some(Untagged::NoTag), None));
+    // It belongs as before, and is linked.
+    assert!((0..3).all(|n| net.peer(n).view().nodes.len() == 3 && net.peer(n).view().links.len() == 2));
+
+    says(&mut net, 0, None);
+    assert_eq!(asked(&mut net), [None, None, None, None]);
+    // The device itself knows it too.
+    says(&mut net, 2, Some(Untagged::KeyEnded));
+    assert_eq!(asked(&mut net)[0], Some(Cause::Untagged(Untagged::KeyEnded)));
+}
+
+#[test]
+fn what_runs_goes_on_when_the_tag_is_lost() {
+    let mut net = with_tagged();
+    net.tools_end = false;
+    let runs = net.ask(2, call(1));
+    net.pass(1_000);
+    assert_eq!(net.runs(&runs), 1);
+    for n in 0..3 {
+        says(&mut net, n, Some(Untagged::NoTag));
+    }
+    net.finish_tools(1);
+    net.pass(1_000);
+    assert_eq!(ended(&net, 2, &runs), None);
+}
+
+#[test]
+fn who_is_approved_by_hand_needs_no_tag() {
+    let mut net = with_tagged();
+    assert_eq!(net.peer(1).view().by_peer(&id(2)).and_then(|node| node.of.clone()), Some(of()));
+    says(&mut net, 0, Some(Untagged::NoTag));
+    // That it comes again for its tag, or gets a name, changes nothing of what its approval rests on.
+    assert!(matches!(approve_tagged(&mut net, 0, 2, Tier::Shared), Reply::Approved(_)));
+    net.command(0, Command::Rename { peer: id(2), node_id: "panel".parse().unwrap() });
+    assert!(asked(&mut net).iter().all(Option::is_some));
+
+    assert!(matches!(net.approve(1, 2, "panel", Tier::Shared), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!(net.peer(0).view().by_peer(&id(2)).and_then(|node| node.of.clone()), None);
+    assert_eq!(asked(&mut net), [None, None, None, None]);
+    // And a tag takes it nothing.
+    assert!(matches!(approve_tagged(&mut net, 0, 2, Tier::Owner), Reply::Approved(_)));
+    net.pass(1_000);
+    assert_eq!((net.peer(1).tier(&id(2)), asked(&mut net)), (Some(Tier::Shared), [None, None, None, None]));
+}
+
+#[test]
+fn a_tag_lets_nobody_in_whom_a_person_removed() {
+    let mut net = with_tagged();
+    net.revoke(1, 2);
+    net.pass(1_000);
+    let refused = |reply: Reply| matches!(reply, Reply::Refused(Refusal::Invalid(_)));
+    assert!(refused(approve_tagged(&mut net, 0, 2, Tier::Shared)));
+    assert!(net.peer(0).tier(&id(2)).is_none());
+    assert!(refused(approve_tagged(&mut net, 0, 5, Tier::Ephemeral)));
+    let node_id = "peer-5".parse().unwrap();
+    let of = TaggedNode { tailnet: String::new(), ..of() };
+    assert!(refused(net.command(0, Command::ApproveTagged { key: key(5), node_id, tier: Tier::Shared, of })));
+    // Nor does one that is no owner let anybody in.
+    assert!(matches!(net.approve(0, 2, "peer-2", Tier::Shared), Reply::Approved(_)));
+    net.join_all();
+    net.pass(1_000);
+    assert_eq!(approve_tagged(&mut net, 2, 5, Tier::Shared), Reply::Refused(Refusal::NotOwner));
+}

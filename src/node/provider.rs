@@ -204,7 +204,7 @@ mod tests {
     async fn a_drain_waits_for_runs_and_ends_those_that_outstay_it() {
         let runs = Runs::default();
         let began = Instant::now();
-        runs.stop(began + Duration::from_secs(60)).await;
+        runs.stop(began + Duration::from_mins(1)).await;
         assert_eq!(began.elapsed(), Duration::ZERO, "nothing runs");
 
         let (quick, slow) = (runs.enter(), runs.enter());
@@ -214,11 +214,11 @@ mod tests {
                 () = tokio::time::sleep(after) => false,
             }
         };
-        let until = began + Duration::from_secs(60);
+        let until = began + Duration::from_mins(1);
         let (quick, slow, ()) =
             tokio::join!(end(quick, Duration::from_secs(5)), end(slow, Duration::from_secs(90)), runs.stop(until));
         assert!(!quick && slow, "one ended by itself, the other was ended");
-        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        assert_eq!(began.elapsed(), Duration::from_mins(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -162,7 +162,7 @@ mod tests {
     async fn many_changes_are_told_at_the_pace_and_the_same_is_not_told_again() {
         let bench = Bench::new();
         for n in 0..50 {
-            bench.offer(&["a", &format!("b{n}")][..1 + n % 2]);
+            bench.offer(&["a", &format!("b{n}")][..=(n % 2)]);
             bench.offer(&["a", "b"]);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

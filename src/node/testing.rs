@@ -26,7 +26,7 @@ pub(crate) fn offer() -> Offer {
         description: "a test".to_owned(),
         owner_only: false,
         at_once: None,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         max_output: 1024,
     }
 }

@@ -173,7 +173,7 @@ async fn a_thousand_calls_while_a_tool_is_replaced_ten_times_have_one_ending_eac
         let (id, _, outcome) = bench.end().await;
         assert_eq!(outcome.ending, Ending::Done, "{outcome:?}");
         assert_eq!(endings.insert(id, outcome.output), None, "a second ending");
-        if endings.len() % 91 == 0 && versions < 10 {
+        if endings.len().is_multiple_of(91) && versions < 10 {
             versions += 1;
             bench.reload(&version(versions));
         }

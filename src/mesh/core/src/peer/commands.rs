@@ -422,7 +422,7 @@ impl Peer {
         let held = view.consents().all().filter_map(|given| {
             let of = view.answered_yet(given);
             let held = self.held_answer(given);
-            (!of.is_empty()).then(|| HeldAnswer { consent: Consent { of, ..held.consent }, ..held })
+            (!of.is_empty()).then_some(HeldAnswer { consent: Consent { of, ..held.consent }, ..held })
         });
         held.collect()
     }

@@ -196,6 +196,7 @@ impl Booted {
     /// The store has failed: the process must end.
     pub async fn run(self, adapters: Adapters, stop: CancellationToken) -> Result<(), FatalError> {
         let Self { handle: _, inputs: _, driver, out } = self;
-        driver(adapters).run(out, stop).await
+        // Once in the life of a process, and some kilobytes large.
+        Box::pin(driver(adapters).run(out, stop)).await
     }
 }

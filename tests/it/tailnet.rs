@@ -265,7 +265,7 @@ fn t3_three_devices_on_a_tailnet_find_each_other_link_elect_and_heal() {
     let waits = attic.call("cellar", "append", 120);
     let began = now();
     tailnet.start(2);
-    wait_converged(&all, Duration::from_secs(60));
+    wait_converged(&all, Duration::from_mins(1));
     println!("linked {:.1?} after tailscaled is back", began.elapsed());
     assert_eq!(text(&attic.wait_ended(&waits, PATIENCE), "state"), "done");
     assert_eq!(cellar.runs_of(&waits), [1]);
@@ -276,7 +276,7 @@ fn t3_three_devices_on_a_tailnet_find_each_other_link_elect_and_heal() {
     tailnet.stop(0);
     tailnet.start(0);
     wait_until("its underlay is opened anew", PATIENCE, || opened(&attic) > before);
-    wait_until("the founder is linked again", Duration::from_secs(60), || {
+    wait_until("the founder is linked again", Duration::from_mins(1), || {
         [&bureau, &cellar].iter().all(|home| via(home, &attic) == "tailnet" && via(&attic, home) == "tailnet")
     });
     wait_converged(&all, PATIENCE);
@@ -294,7 +294,7 @@ fn t3_three_devices_on_a_tailnet_find_each_other_link_elect_and_heal() {
     wait_until("it is linked no more", PATIENCE, || via(&attic, &bureau).is_empty());
     let began = now();
     tailnet.control.tell("expires bureau 2400h");
-    wait_converged(&all, Duration::from_secs(60));
+    wait_converged(&all, Duration::from_mins(1));
     println!("linked {:.1?} after the key is good again", began.elapsed());
     run_once(&attic, &bureau);
 }
@@ -349,7 +349,7 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_calls_and_a_person_needs_none() {
             run_once(from, to);
         }
     };
-    wait_until("all are linked directly", Duration::from_secs(60), || pairs().all(|(a, b)| via(a, b) == "direct"));
+    wait_until("all are linked directly", Duration::from_mins(1), || pairs().all(|(a, b)| via(a, b) == "direct"));
     run_all();
     let before = all.map(links_down);
 
@@ -357,7 +357,7 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_calls_and_a_person_needs_none() {
     let began = now();
     tailnet.control.tell("tags bureau tag:other");
     let is_of_bureau = |a: &Home, b: &Home| a.name == "bureau" || b.name == "bureau";
-    wait_until("every call of it is refused", Duration::from_secs(60), || {
+    wait_until("every call of it is refused", Duration::from_mins(1), || {
         let mut pairs = pairs().filter(|(a, b)| is_of_bureau(a, b));
         pairs.all(|(from, to)| refusal(from, to).is_some_and(|why| why.contains("tailnet:tag-lost")))
     });
@@ -372,13 +372,13 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_calls_and_a_person_needs_none() {
 
     // It comes back, and ends with the key.
     tailnet.control.tell("tags bureau tag:agent-node");
-    wait_until("calls go again", Duration::from_secs(60), || pairs().all(|(from, to)| refusal(from, to).is_none()));
+    wait_until("calls go again", Duration::from_mins(1), || pairs().all(|(from, to)| refusal(from, to).is_none()));
     tailnet.control.tell("expires bureau -1m");
-    wait_until("a key that has ended is the reason", Duration::from_secs(60), || {
+    wait_until("a key that has ended is the reason", Duration::from_mins(1), || {
         refusal(&attic, &bureau).is_some_and(|why| why.contains("tailnet:key-expired"))
     });
     tailnet.control.tell("expires bureau 2400h");
-    wait_until("calls go again", Duration::from_secs(60), || pairs().all(|(from, to)| refusal(from, to).is_none()));
+    wait_until("calls go again", Duration::from_mins(1), || pairs().all(|(from, to)| refusal(from, to).is_none()));
 
     // Approved by hand, it needs no tag.
     assert_eq!(attic.cli(&["approve", "bureau", "--tier", "owner", "--json"]).code, 0);

@@ -125,12 +125,12 @@ impl Keeper {
             Err(error) => {
                 let pause = RETRIES.get(self.failures).or(RETRIES.last()).copied().unwrap_or(LOOK_EVERY);
                 self.failures += 1;
-                let condition = match error {
-                    ApiError::Absent => Condition::Absent,
-                    _ if self.failures < SILENT_MAX && self.shared.underlays.tailnet.open().is_some() => {
-                        return RETRIES[0];
-                    }
-                    error => Condition::Silent(error.to_string()),
+                let condition = if matches!(error, ApiError::Absent) {
+                    Condition::Absent
+                } else if self.failures < SILENT_MAX && self.shared.underlays.tailnet.open().is_some() {
+                    return RETRIES[0];
+                } else {
+                    Condition::Silent(error.to_string())
                 };
                 self.suspend(condition).await;
                 return pause;

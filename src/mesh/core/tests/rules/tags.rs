@@ -48,7 +48,7 @@ fn ended(net: &Net, origin: usize, call: &ReqId) -> Option<Cause> {
     match record.state {
         CallState::Ended(Ending::Done) => None,
         CallState::Ended(Ending::Denied) => rule_of(&record),
-        other => panic!("{other:?} {}", record.reason),
+        other @ (CallState::Open(_) | CallState::Ended(_)) => panic!("{other:?} {}", record.reason),
     }
 }
 
@@ -56,11 +56,10 @@ fn ended(net: &Net, origin: usize, call: &ReqId) -> Option<Cause> {
 fn asked(net: &mut Net) -> [Option<Cause>; 4] {
     [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| {
         let reply = net.command(from, Command::Call(call(to)));
-        let call = match reply {
-            Reply::Call { id, .. } => id,
-            Reply::Refused(Refusal::Denied(denial)) => return Some(denial.decision.rule),
-            other => panic!("{other:?}"),
-        };
+        if let Reply::Refused(Refusal::Denied(denial)) = reply {
+            return Some(denial.decision.rule);
+        }
+        let Reply::Call { id: call, .. } = reply else { panic!("{reply:?}") };
         net.pass(1_000);
         ended(net, from, &call)
     })

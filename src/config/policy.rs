@@ -478,8 +478,15 @@ impl PolicySettings {
             for (name, rule) in &workspace.rules {
                 let keys = |list| ["workspaces", &domain, "rules", name.as_str(), list];
                 for who in rule.who.iter().flatten() {
-                    if let Who::Person(person) = who {
-                        look(&keys("who"), person);
+                    let named = match who {
+                        Who::Person(person) => Some(person.clone()),
+                        Who::Agent(agents) => agents.person().and_then(|person| person.parse().ok()),
+                        Who::Everyone | Who::People | Who::Agents | Who::Devices | Who::Role(_) | Who::Device(_) => {
+                            None
+                        }
+                    };
+                    if let Some(person) = named {
+                        look(&keys("who"), &person);
                     }
                 }
                 for approver in rule.approvers.iter().flatten() {

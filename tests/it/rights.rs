@@ -355,6 +355,7 @@ fn t7xj_11_an_edit_names_nobody_who_is_none() {
     for words in [
         &["workspace", "member", "w", "zoe"][..],
         &["rule", "deny", "w/x", "--who", "zoe", "--tool", "again"],
+        &["rule", "deny", "w/x", "--who", "agent:zoe/claude", "--tool", "again"],
         &["rule", "ask", "w/x", "--tool", "again", "--approver", "zoe"],
     ] {
         let said = hub.cli(words);

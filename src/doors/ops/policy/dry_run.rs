@@ -63,6 +63,7 @@ pub async fn dry_run(
     let changes = held.changes(&Part::All, wanted).map_err(|error| {
         OpError::new(ErrorCode::Invalid, error.to_string()).hint("correct it, then try it again: nothing was changed")
     })?;
+    held.nobody(&Part::All, wanted, false)?;
     let after = after(&view.rights, &held, &changes);
     let mut tried = Tried { records: changes.len(), ..Tried::default() };
     tried.broken = after.broken_checks().map(|(name, check, verdict)| (name.clone(), check.expect, verdict)).collect();

@@ -313,6 +313,25 @@ impl Held {
         matches!(&statement.said.content, Content::Value(said) if **said == *value)
     }
 
+    /// Refuses what names somebody who is none: a rule for such a person is no rule, and a no of it no no. Gives what stood
+    /// there already, or is forced.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownPerson`].
+    pub(super) fn nobody(&self, part: &Part, wanted: &PolicySettings, force: bool) -> Result<Vec<String>, OpError> {
+        // Whoever says all says who there is.
+        let is_person = |person: &PersonId| *part != Part::All && self.0.rights.person(person).is_some();
+        let told = |settings: &PolicySettings| -> Vec<String> {
+            settings.warnings(&is_person, None).iter().map(ToString::to_string).collect()
+        };
+        let (found, before) = (told(wanted), told(&self.settings(&Part::All)));
+        match found.iter().find(|told| !before.contains(told)).filter(|_| !force) {
+            Some(new) => Err(OpError::new(ErrorCode::UnknownPerson, new.clone())
+                .hint("`sigil person list` shows the people of this mesh, and `sigil person add` adds one")),
+            None => Ok(found),
+        }
+    }
+
     /// What whoever makes these changes may take for settled and is not.
     fn warnings(&self, part: &Part, changes: &[(Key, Option<Value>)]) -> Vec<String> {
         let is_left = |key: &Key| !changes.iter().any(|(changed, _)| changed == key);
@@ -392,16 +411,7 @@ pub async fn replace(
         Some(rule) => OpError::new(ErrorCode::DuplicateRule, error.to_string()).with("rule", rule.to_string()),
         None => OpError::new(ErrorCode::Invalid, error.to_string()),
     })?;
-    let is_person = |person: &PersonId| held.0.rights.person(person).is_some();
-    let nobody = |settings: &PolicySettings| -> Vec<String> {
-        settings.warnings(&is_person, None).iter().map(ToString::to_string).collect()
-    };
-    let (mut warnings, before) = (nobody(wanted), nobody(&held.settings(&Part::All)));
-    // A rule for a person who is none would be no rule, and a no of it no no. One that stood there already is told of.
-    if let Some(new) = warnings.iter().find(|told| !before.contains(told)).filter(|_| !force) {
-        return Err(OpError::new(ErrorCode::UnknownPerson, new.clone())
-            .hint("`sigil person list` shows the people of this mesh, and `sigil person add` adds one"));
-    }
+    let mut warnings = held.nobody(part, wanted, force)?;
     warnings.extend(held.warnings(part, &changes));
     let seen = held.keys(part).map(|key| (key.clone(), held.0.said.places(key))).collect();
     let written = write(mesh, Edit { by: held.editor()?, changes, declared: false, force, seen }).await?;

@@ -257,6 +257,12 @@ impl AgentPattern {
         self.agent.matches(agent) && self.person.matches(person)
     }
 
+    /// Id of the person whose agents alone it selects, if it names one.
+    #[must_use]
+    pub fn person(&self) -> Option<&str> {
+        self.person.is_exact().then_some(&*self.person.text)
+    }
+
     /// True if it is one agent, without wildcards.
     #[must_use]
     pub fn is_exact(&self) -> bool {

@@ -254,7 +254,7 @@ impl From<Refusal> for OpError {
             }
             Refusal::AskOver(_) => Self::new(ErrorCode::AskOver, detail).hint("the call has to be made again"),
             Refusal::UnknownHour(_) => {
-                Self::new(ErrorCode::UnknownHour, detail).hint("`sigil approvals hours` lists those that count yet; what was said before this device started, at the others")
+                Self::new(ErrorCode::UnknownHour, detail).hint("`sigil approvals hours` lists those that count yet; what others said before this device started is listed at theirs")
             }
             Refusal::NotAllowed(_) => {
                 Self::new(ErrorCode::Denied, detail).hint("`sigil person list` shows who is owner or admin of the mesh")

@@ -92,7 +92,7 @@ async fn withdraw(client: &Client, start: &str, ui: Ui) -> Result<Exit, Failure>
 fn hours_text(body: &Value, ui: Ui) -> String {
     let hours = items(body);
     if hours.is_empty() {
-        return "No yes for an hour counts now, as far as this device knows: what was said before it started is listed at the others. \
+        return "No yes for an hour counts now, as far as this device knows: what others said before it started is listed at theirs. \
                 `sigil approvals answer CALL hour` says one.".to_owned();
     }
     let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };

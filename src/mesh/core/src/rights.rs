@@ -24,8 +24,8 @@ use crate::log::Logs;
 use crate::nodes::Nodes;
 use crate::policy::bounds::WAIT_MS_DEFAULT;
 use crate::policy::{
-    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, InForce, Key, Mode, Offered, OpenAsk,
-    PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, ToolPattern, Value, Verdict, View,
+    Cause, Choice, Consent, Content, Credential, Decision, DeviceFacts, Domain, Given, InForce, Key, Mode, Offered,
+    OpenAsk, PersonId, Policy, Principal, Request, Role, RuleRef, Said, Statement, ToolPattern, Value, Verdict, View,
 };
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::record::{Header, Tier};
@@ -285,7 +285,7 @@ impl Rights {
 
     /// Restores a row of [`rows::consent`]. `None`: it is damaged.
     pub(crate) fn restore_answer(&mut self, value: &[u8], now: Now) -> Option<()> {
-        self.answers.restore(value, now, Arc::make_mut(&mut self.view).consents_mut())
+        self.answers.restore(value, now, self.rules, Arc::make_mut(&mut self.view).consents_mut())
     }
 
     /// Takes what a person said to a call that asks. `times`: that which its hour, or its call, has left, if it is known, and
@@ -308,6 +308,12 @@ impl Rights {
     /// Time for which an answer counts yet, as it is told to others; `None`: it is none that is held here.
     pub(crate) fn answer_left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
         self.answers.left_ms(hash, now)
+    }
+
+    /// Yeses for an hour that are held here, and those that were said here before this process began.
+    pub(crate) fn hours(&self) -> impl Iterator<Item = Given> {
+        let is_hour = |given: &&Given| matches!(given.consent.choice, Choice::Hour { .. });
+        self.view.consents().all().filter(is_hour).cloned().chain(self.answers.former())
     }
 
     /// Those to whom an answer was told; `None`: it is none that is held here.

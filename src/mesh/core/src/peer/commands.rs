@@ -419,9 +419,9 @@ impl Peer {
     #[must_use]
     pub fn hours(&self) -> Vec<HeldAnswer> {
         let view = self.rights.view();
-        let held = view.consents().all().filter_map(|given| {
-            let of = view.answered_yet(given);
-            let held = self.held_answer(given);
+        let held = self.rights.hours().filter_map(|given| {
+            let of = view.answered_yet(&given);
+            let held = self.held_answer(&given);
             (!of.is_empty()).then_some(HeldAnswer { consent: Consent { of, ..held.consent }, ..held })
         });
         held.collect()
@@ -431,13 +431,12 @@ impl Peer {
     pub(super) fn take_back(&mut self, hour: Hash, by: &Principal, fx: &mut Effects<'_>) -> Result<Reply, Refusal> {
         let person = self.answerer(by)?.clone();
         let view = Arc::clone(self.rights.view());
-        let (Some(given), Some(audience)) = (view.consents().get(&hour), self.rights.answer_audience(&hour)) else {
-            return Err(Refusal::UnknownHour(hour));
-        };
+        let given = self.rights.hours().find(|given| given.hash == hour).ok_or(Refusal::UnknownHour(hour))?;
+        let audience = self.rights.answer_audience(&hour).ok_or(Refusal::UnknownHour(hour))?;
         let Choice::Hour { target, tool, .. } = &given.consent.choice else {
             return Err(Refusal::UnknownHour(hour));
         };
-        let may = |at: &&RuleRef| view.may_take_back(given, at, &person);
+        let may = |at: &&RuleRef| view.may_take_back(&given, at, &person);
         let of: Vec<RuleRef> = given.consent.of.iter().filter(may).cloned().collect();
         if of.is_empty() {
             let who = &given.consent.by;
@@ -446,7 +445,7 @@ impl Peer {
             )));
         }
         // What is taken back already is not said again.
-        if view.answered_yet(given).iter().any(|at| of.contains(at)) {
+        if view.answered_yet(&given).iter().any(|at| of.contains(at)) {
             let consent = Consent {
                 choice: Choice::Withdrawn { consent: hour },
                 by: person,
@@ -549,10 +548,9 @@ impl Peer {
         let body = entry::encode(consent);
         let entry = self.logs.append(self.local.signer.as_ref(), Kind::CONSENT, (audience, &body), fx);
         self.charge_own(&entry, fx);
-        if !matches!(consent.choice, Choice::Hour { .. }) {
-            let row = ConsentRow { entry: entry.to_stored(), left_ms, saved_ms: fx.now.wall_ms };
-            fx.put(rows::consent(&entry.hash), &row);
-        }
+        // Of an hour, too: after a restart it counts here no more, and is taken back here.
+        let row = ConsentRow { entry: entry.to_stored(), left_ms, saved_ms: fx.now.wall_ms };
+        fx.put(rows::consent(&entry.hash), &row);
         fx.then(Then::Push { entry, left_ms: Some(left_ms) });
     }
 

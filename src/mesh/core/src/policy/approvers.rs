@@ -52,7 +52,7 @@ impl View {
         })
     }
 
-    /// The asks that a yes for an hour answers yet: its author may still answer them, and nobody who may has taken it back.
+    /// The asks that a yes for an hour answers yet, where it counts: its author may still answer them, and nobody who may has taken it back.
     #[must_use]
     pub fn answered_yet(&self, given: &Given) -> Vec<RuleRef> {
         let Choice::Hour { principal, .. } = &given.consent.choice else { return Vec::new() };

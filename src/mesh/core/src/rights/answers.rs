@@ -2,7 +2,8 @@
 //!
 //! Whether one counts is judged anew at each decision ([`crate::policy::View::decide`]). Here is only that it takes no
 //! more room than it may, and that it ends: an hour when it is over by the clock of whoever holds it, or by the time at which
-//! it was signed, an answer to a call together with that. An hour is held in memory alone, so a restart ends it.
+//! it was signed, an answer to a call together with that. An hour is held in memory alone, so a restart ends it here. One that was
+//! said at this device is remembered all the same: it counts at others, and whoever said it takes it back here.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use crate::ids::{Hash, PeerId, ReqId};
 use crate::io::Now;
 use crate::limits;
 use crate::policy::{Choice, Consent, Consents, Given};
-use crate::protocol_rule::ProtocolRule;
+use crate::protocol_rule::{ProtocolRule, ProtocolRules};
 use crate::rows::{self, ConsentRow, Row as _};
 use crate::trust::Trust;
 
@@ -52,6 +53,8 @@ impl Held {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answers {
     held: BTreeMap<Hash, Held>,
+    /// Hours that were said here before this process began. They count for nothing here.
+    former: BTreeMap<Hash, Held>,
 }
 
 /// Words of somebody, if they are an answer to an ask.
@@ -69,12 +72,23 @@ pub(crate) fn call_of(choice: &Choice) -> Option<ReqId> {
 
 impl Answers {
     /// Restores a row of [`rows::consent`]. `None`: it is damaged.
-    pub(super) fn restore(&mut self, value: &[u8], now: Now, consents: &mut Consents) -> Option<()> {
+    pub(super) fn restore(
+        &mut self,
+        value: &[u8],
+        now: Now,
+        rules: ProtocolRules,
+        consents: &mut Consents,
+    ) -> Option<()> {
         let row = ConsentRow::from_bytes(value)?;
         let entry = SignedEntry::from_stored(&row.entry)?;
         let consent = read(&entry)?;
         let left = row.left_ms.saturating_sub(now.wall_ms.saturating_sub(row.saved_ms));
-        self.insert(entry, consent, now.mono_ms.saturating_add(left), consents);
+        let until = now.mono_ms.saturating_add(left);
+        if matches!(consent.choice, Choice::Hour { .. }) && rules.enforces(ProtocolRule::HourDiesAtBoot) {
+            self.former.insert(entry.hash, Held { entry, choice: consent.choice, until });
+        } else {
+            self.insert(entry, consent, until, consents);
+        }
         Some(())
     }
 
@@ -174,7 +188,7 @@ impl Answers {
             return match choice {
                 Choice::Hour { .. } => Need::Some,
                 // What is taken back stays so for as long as it would count.
-                Choice::Withdrawn { consent } if self.held.contains_key(consent) => Need::Most,
+                Choice::Withdrawn { consent } if self.known(consent).is_some() => Need::Most,
                 Choice::Withdrawn { .. } | Choice::Once { .. } | Choice::Deny { .. } => Need::Little,
             };
         };
@@ -206,22 +220,40 @@ impl Answers {
         for hash in &over {
             self.end(hash, consents, fx);
         }
+        self.former.retain(|hash, held| {
+            if held.until <= now && !self.held.contains_key(hash) {
+                fx.delete(rows::consent(hash));
+            }
+            held.until > now
+        });
         !over.is_empty()
     }
 
     /// When [`Self::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<u64> {
-        self.held.values().map(|held| held.until).min()
+        self.held.values().chain(self.former.values()).map(|held| held.until).min()
     }
 
     /// Time for which an answer counts yet, for others; `None`: it is not held.
     pub(super) fn left_ms(&self, hash: &Hash, now: u64) -> Option<u64> {
-        self.held.get(hash).map(|held| held.left_ms(now))
+        self.known(hash).map(|held| held.left_ms(now))
+    }
+
+    /// An answer that is held, or was said here before this process began.
+    fn known(&self, hash: &Hash) -> Option<&Held> {
+        self.held.get(hash).or_else(|| self.former.get(hash))
+    }
+
+    /// Hours that were said here before this process began, and are not over.
+    pub(super) fn former(&self) -> impl Iterator<Item = Given> {
+        let unheld = self.former.iter().filter(|(hash, _)| !self.held.contains_key(*hash));
+        unheld
+            .filter_map(|(hash, held)| Some(Given { hash: *hash, at: held.entry.author, consent: read(&held.entry)? }))
     }
 
     /// Those to whom an answer was told; `None`: it is not held.
     pub(super) fn audience(&self, hash: &Hash) -> Option<Audience> {
-        self.held.get(hash).map(|held| held.entry.entry.audience.clone())
+        self.known(hash).map(|held| held.entry.entry.audience.clone())
     }
 
     /// Answers with what they have left, for the target of a call that rests on them.

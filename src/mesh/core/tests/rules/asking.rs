@@ -199,6 +199,32 @@ fn an_hour_that_is_taken_back_does_not_come_back_with_the_device_that_said_so() 
     assert!(net.peer(0).hours().is_empty());
 }
 
+/// Whoever said it takes it back after a restart of the device as well: it counts at others.
+#[test]
+fn an_hour_is_taken_back_where_it_was_said_after_a_restart() {
+    let mut net = Net::of(3);
+    home(&mut net);
+    net.pass(1_000);
+    let first = net.ask(2, by_mia(1));
+    net.pass(500);
+    says(&mut net, 0, first, "person:owner", AnswerChoice::Hour);
+    net.pass(1_000);
+    net.finish_tools(1);
+    net.restart(0);
+    net.join_all();
+    net.pass(2_000);
+    let hours = net.peer(0).hours();
+    assert_eq!((hours.len(), net.peer(1).hours().len()), (1, 1));
+    assert!(hours[0].left_ms > 3_500_000 && hours[0].left_ms <= 3_600_000, "{}", hours[0].left_ms);
+    let taken = net.command(0, Command::TakeBack { hour: hours[0].id, by: parse("person:owner") });
+    assert!(matches!(taken, Reply::TakenBack { .. }), "{taken:?}");
+    net.pass(1_000);
+    let second = net.ask(2, by_mia(1));
+    net.pass(1_000);
+    assert_eq!(net.runs(&second), 0);
+    assert!((0..3).all(|n| net.peer(n).hours().is_empty()));
+}
+
 /// Answers to calls that wait keep out no withdrawal, and it may not be shortened by whoever passes it on.
 #[test]
 fn what_is_taken_back_has_room() {

@@ -136,7 +136,7 @@ pub struct Netmap {
     pub nodes: BTreeMap<String, NodeState>,
     /// True if no others are shown.
     pub whole: bool,
-    /// Ids of nodes that were among them since this peer started, at most [`SEEN_MAX`].
+    /// Ids of nodes that were among them since this peer started, at most 1,024.
     pub seen: BTreeSet<String>,
 }
 

@@ -30,7 +30,7 @@ pub struct View {
     /// True if we hold our own revocation.
     pub revoked: bool,
     /// Devices that belonged until their approval turned out to be void; we may be one of them.
-    /// [`Command::Approve`] approves them again, [`Command::Revoke`] says no.
+    /// [`super::Command::Approve`] approves them again, [`super::Command::Revoke`] says no.
     pub awaiting_reapproval: Vec<ReapprovalView>,
     /// Whose approvals of a peer stand, of present and former members but the founder.
     pub vouched_by: BTreeMap<PeerId, BTreeSet<PeerId>>,

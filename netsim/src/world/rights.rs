@@ -308,7 +308,13 @@ impl Rights {
                 let (id, Some(entry)) = (record.header.id, checks.header_entry(&record.header.id)) else { continue };
                 let decision = view.rights.decide(&question(&view, &record.header, record.origin, entry));
                 // Who was an owner when the call came is told no more of it.
-                let told = sim.owner || [record.origin, record.header.target].contains(&sim.id);
+                let own = [record.origin, record.header.target].contains(&sim.id);
+                // Nor is one that was removed and does not know it yet.
+                let hears = own
+                    || peers
+                        .index_of(&record.origin)
+                        .is_some_and(|origin| peers.trusts(sim.index, origin) && peers.trusts(origin, sim.index));
+                let told = (sim.owner || own) && hears;
                 if !told || decision.verdict != Verdict::Deny || decision.rule.is_of_target() {
                     continue;
                 }

@@ -171,7 +171,7 @@ fn told(home: &Home) -> (String, String) {
 #[track_caller]
 fn ask_to_join(home: &Home, at: &Home) -> Cli {
     let id = at.peer_id();
-    let seen = wait_for("the other is found", PATIENCE, || {
+    let seen = wait_for("the other is found", Duration::from_mins(1), || {
         let nearby = home.get("nearby").expect(200);
         items(&nearby).iter().find(|nearby| text(nearby, "peer_id") == id).cloned()
     });

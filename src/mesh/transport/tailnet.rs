@@ -41,7 +41,13 @@ const MORE_WAIT: Duration = Duration::from_secs(1);
 /// Time for one of them to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Pauses before a node that is not linked is asked again, the last again and again.
-const ASK_AGAIN: [Duration; 3] = [Duration::from_secs(30), Duration::from_mins(2), Duration::from_mins(10)];
+const ASK_AGAIN: [Duration; 5] = [
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_mins(2),
+    Duration::from_mins(10),
+];
 
 /// Settings of the tailnet.
 #[derive(Debug, Clone)]

@@ -254,7 +254,7 @@ impl Executor {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
             }
-            Ruling::Behind => {
+            Ruling::Behind | Ruling::Untagged { .. } => {
                 answer(AnswerKind::Busy, fx);
                 return None;
             }
@@ -335,15 +335,18 @@ impl Executor {
         busy.then_some(AnswerKind::Busy)
     }
 
-    /// True if somebody has to say yes before this call starts.
-    fn asks(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> bool {
-        matches!(facts.rights.rule(header, call, (facts.logs, facts.trust), fx.rules), Ruling::Ask(_))
-            && fx.enforces(ProtocolRule::AskAtTarget)
+    /// What is told of a call that may not start now and is none that ends: it goes back to its gateway.
+    fn goes_back(header: &Header, call: (PeerId, Hash), facts: &Facts<'_>, fx: &Effects<'_>) -> Option<AnswerKind> {
+        match facts.rights.rule(header, call, (facts.logs, facts.trust), fx.rules) {
+            Ruling::Ask(_) => fx.enforces(ProtocolRule::AskAtTarget).then_some(AnswerKind::Asking),
+            Ruling::Untagged { .. } => Some(AnswerKind::Busy),
+            Ruling::Go { .. } | Ruling::Behind | Ruling::No { .. } => None,
+        }
     }
 
-    fn tell_asking(id: ReqId, attempt: Attempt, facts: &Facts<'_>, fx: &mut Effects<'_>) {
+    fn give_back(id: ReqId, attempt: Attempt, what: AnswerKind, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         if let Some(gateway) = facts.gateway() {
-            fx.send(gateway, Frame::Answer(Answer { id, attempt, what: AnswerKind::Asking }));
+            fx.send(gateway, Frame::Answer(Answer { id, attempt, what }));
         }
     }
 
@@ -353,7 +356,7 @@ impl Executor {
             && fx.enforces(ProtocolRule::AskAtTarget)
             && let Some(waiting) = self.waiting.remove(at)
         {
-            Self::tell_asking(waiting.id, waiting.attempt, facts, fx);
+            Self::give_back(waiting.id, waiting.attempt, AnswerKind::Asking, facts, fx);
         }
     }
 
@@ -430,8 +433,9 @@ impl Executor {
                 self.waiting.iter().position(|waiting| waiting.missing.is_none() && self.may_run(waiting, facts, fx));
             let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { return };
             let Waiting { id, attempt, header, origin, entry, deadline, .. } = waiting;
-            if Self::asks(&header, (origin, entry), facts, fx) {
-                Self::tell_asking(id, attempt, facts, fx); // an hour may have ended while it waited
+            // An hour may have ended while it waited, or a tag been lost.
+            if let Some(what) = Self::goes_back(&header, (origin, entry), facts, fx) {
+                Self::give_back(id, attempt, what, facts, fx);
                 continue;
             }
             // While it waited its origin may have come into another namespace, where the key is another call's.
@@ -486,7 +490,7 @@ impl Executor {
             Ruling::Go { .. } => None,
             Ruling::Ask(asked) => Some(asked.why).filter(|_| fx.enforces(ProtocolRule::AskAtTarget)),
             Ruling::Behind => Some("what allowed it was taken away meanwhile".to_owned()),
-            Ruling::No { why, .. } => Some(why),
+            Ruling::Untagged { why } | Ruling::No { why, .. } => Some(why),
         };
         if let Some(reason) = reason.filter(|_| fx.enforces(ProtocolRule::SecondLookAtPolicy)) {
             return Some(self.finish(id, attempt, Ending::Denied, &reason, Some(header), fx));

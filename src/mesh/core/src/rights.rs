@@ -100,6 +100,12 @@ pub(crate) enum Ruling {
     Ask(Asked),
     /// Its origin knew more about rights than is known here: it waits until that is here too.
     Behind,
+    /// A tag on which the approval of its origin or target rests does not count now: it waits, as for a device that is
+    /// away. New calls are refused at the door.
+    Untagged {
+        /// Why, for people.
+        why: String,
+    },
     /// It does not run.
     No {
         /// Why, for people.
@@ -249,6 +255,9 @@ impl Rights {
         };
         if go {
             return Ruling::Go { consents: decision.consents };
+        }
+        if let Cause::Untagged(_) = decision.rule {
+            return Ruling::Untagged { why: rule_words::denied(&request, &decision) };
         }
         // Also a ban may have been lifted since by somebody whom the origin had heard.
         if self.lacks(&header.mark, logs, trust) && rules.enforces(ProtocolRule::MarkWaits) {

@@ -131,7 +131,7 @@ impl Book {
                 Ruling::Go { consents } => {
                     looked.frees |= self.unpark(&id, &facts.rights.said_yes(&consents), facts, fx);
                 }
-                Ruling::Behind => {}
+                Ruling::Behind | Ruling::Untagged { .. } => {}
             }
         }
         looked
@@ -231,7 +231,7 @@ impl Book {
 pub(super) fn holds_back(ruling: &Ruling, fx: &Effects<'_>) -> bool {
     let held = match ruling {
         Ruling::Go { .. } | Ruling::No { of_target: true, .. } => false,
-        Ruling::Behind | Ruling::Ask(_) | Ruling::No { of_target: false, .. } => true,
+        Ruling::Behind | Ruling::Untagged { .. } | Ruling::Ask(_) | Ruling::No { of_target: false, .. } => true,
     };
     held && fx.enforces(ProtocolRule::PolicyAtDispatch)
 }

@@ -180,7 +180,7 @@ impl Book {
         }
         let consents = match ruling {
             Ruling::Go { consents } => facts.rights.answers(&consents, now),
-            Ruling::Ask(_) | Ruling::Behind | Ruling::No { .. } => Vec::new(),
+            Ruling::Ask(_) | Ruling::Behind | Ruling::Untagged { .. } | Ruling::No { .. } => Vec::new(),
         };
         if !released || open.ended() || open.deadline <= now || open.cancel.is_some() || !between_members {
             return;

@@ -6,7 +6,6 @@ use mesh_core::ids::ReqId;
 use mesh_core::io::{CallState, Command, Input, Refusal, Reply};
 use mesh_core::policy::Cause;
 use mesh_core::record::{Directory, Effect, Ending, TaggedNode, Tier, ToolDecl};
-use mesh_core::rule_words::rule_of;
 use mesh_core::tailnet::Untagged;
 use mesh_core::test_kit::{Net, id, key, offers, tool};
 
@@ -42,52 +41,119 @@ fn says(net: &mut Net, at: usize, why: Option<Untagged>) {
     net.input(at, Input::Untagged(untagged));
 }
 
-/// The rule that ended a call, as its origin knows it; `None`: it is done.
-fn ended(net: &Net, origin: usize, call: &ReqId) -> Option<Cause> {
+/// Fate of a call, as its origin knows it a second later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Done,
+    /// Refused at the door.
+    Refused(Untagged),
+    Waits(ReqId),
+}
+
+fn fate(net: &Net, origin: usize, call: &ReqId) -> Fate {
     let record = net.record(origin, call).unwrap();
     match record.state {
-        CallState::Ended(Ending::Done) => None,
-        CallState::Ended(Ending::Denied) => rule_of(&record),
+        CallState::Ended(Ending::Done) => Fate::Done,
+        CallState::Open(_) if net.runs(call) == 0 => Fate::Waits(*call),
         other @ (CallState::Open(_) | CallState::Ended(_)) => panic!("{other:?} {}", record.reason),
     }
 }
 
-/// All calls between device 2 and the others, that are accepted: how they ended.
-fn asked(net: &mut Net) -> [Option<Cause>; 4] {
-    [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| {
-        let reply = net.command(from, Command::Call(call(to)));
-        if let Reply::Refused(Refusal::Denied(denial)) = reply {
-            return Some(denial.decision.rule);
+/// All calls between device 2 and the others.
+fn asked(net: &mut Net) -> [Fate; 4] {
+    [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| match net.command(from, Command::Call(call(to))) {
+        Reply::Refused(Refusal::Denied(denial)) => match denial.decision.rule {
+            Cause::Untagged(why) => Fate::Refused(why),
+            other => panic!("{other}"),
+        },
+        Reply::Call { id: call, .. } => {
+            net.pass(1_000);
+            fate(net, from, &call)
         }
-        let Reply::Call { id: call, .. } = reply else { panic!("{reply:?}") };
-        net.pass(1_000);
-        ended(net, from, &call)
+        other => panic!("{other:?}"),
     })
 }
 
-#[test]
-fn a_lost_tag_refuses_calls_from_and_to_the_device_where_it_is_known_and_heals() {
-    let mut net = with_tagged();
-    assert_eq!(asked(&mut net), [None, None, None, None]);
-    let lost = || Some(Cause::Untagged(Untagged::NoTag));
+const WORKS: [Fate; 4] = [Fate::Done; 4];
 
-    // One that does not lead refuses what it asks for, and is asked for.
+#[test]
+fn a_lost_tag_refuses_new_calls_where_it_is_known_and_holds_those_of_others_until_it_is_back() {
+    let mut net = with_tagged();
+    assert_eq!(asked(&mut net), WORKS);
+    let lost = Fate::Refused(Untagged::NoTag);
+
+    // One that does not lead holds back what it is asked for.
     says(&mut net, 1, Some(Untagged::NoTag));
-    assert_eq!(asked(&mut net), [None, lost(), None, lost()]);
-    // Whoever leads refuses for all.
+    let [first, Fate::Waits(of_target), third, fourth] = asked(&mut net) else { panic!() };
+    assert_eq!([first, third, fourth], [Fate::Done, Fate::Done, lost]);
+    // Whoever leads holds back for all.
     says(&mut net, 1, None);
+    net.pass(3_000);
+    assert_eq!((fate(&net, 2, &of_target), net.runs(&of_target)), (Fate::Done, 1));
     says(&mut net, 0, Some(Untagged::NoTag));
-    assert_eq!(asked(&mut net), [lost(), lost(), lost(), lost()]);
+    let [Fate::Waits(a), Fate::Waits(b), third, Fate::Waits(c)] = asked(&mut net) else { panic!() };
+    assert_eq!(third, lost);
     let shown = |net: &Net, at: usize| net.peer(at).view().by_peer(&id(2)).and_then(|node| node.untagged);
     assert_eq!((shown(&net, 0), shown(&net, 1)), (Some(Untagged::NoTag), None));
     // It belongs as before, and is linked.
     assert!((0..3).all(|n| net.peer(n).view().nodes.len() == 3 && net.peer(n).view().links.len() == 2));
 
     says(&mut net, 0, None);
-    assert_eq!(asked(&mut net), [None, None, None, None]);
+    net.pass(3_000);
+    for (origin, held) in [(2, a), (2, b), (1, c)] {
+        assert_eq!((fate(&net, origin, &held), net.runs(&held)), (Fate::Done, 1));
+    }
+    assert_eq!(asked(&mut net), WORKS);
     // The device itself knows it too.
     says(&mut net, 2, Some(Untagged::KeyEnded));
-    assert_eq!(asked(&mut net)[0], Some(Cause::Untagged(Untagged::KeyEnded)));
+    assert_eq!(asked(&mut net)[0], Fate::Refused(Untagged::KeyEnded));
+}
+
+#[test]
+fn what_waits_for_a_device_that_sleeps_outlasts_a_key_that_ends_meanwhile() {
+    let mut net = with_tagged();
+    net.cut_off(2);
+    net.pass(2_000);
+    let (waits, late) = (net.ask(1, call(2)), net.ask(0, call(2)));
+    for n in 0..3 {
+        says(&mut net, n, Some(Untagged::KeyEnded));
+    }
+    net.pass(60_000);
+    for n in 0..2 {
+        net.link(n, 2);
+    }
+    net.pass(10_000);
+    assert_eq!((fate(&net, 1, &waits), fate(&net, 0, &late)), (Fate::Waits(waits), Fate::Waits(late)));
+    // Its person logs in again.
+    for n in 0..3 {
+        says(&mut net, n, None);
+    }
+    net.pass(5_000);
+    assert_eq!((fate(&net, 1, &waits), fate(&net, 0, &late)), (Fate::Done, Fate::Done));
+    assert_eq!((net.runs(&waits), net.runs(&late)), (1, 1));
+}
+
+#[test]
+fn what_was_taken_and_waits_for_a_place_goes_back() {
+    let mut net = with_tagged();
+    net.tools_end = false;
+    // More than the device runs at once, all with it already.
+    let calls: Vec<ReqId> = (0..40).map(|_| net.ask(2, call(1))).collect();
+    net.pass(1_000);
+    let run = |net: &Net| calls.iter().filter(|id| net.runs(id) > 0).count();
+    let before = run(&net);
+    assert!(0 < before && before < calls.len());
+    says(&mut net, 1, Some(Untagged::NoTag));
+    net.finish_tools(1);
+    net.pass(3_000);
+    assert_eq!(run(&net), before);
+    says(&mut net, 1, None);
+    for _ in 0..calls.len() {
+        net.pass(1_000);
+        net.finish_tools(1);
+    }
+    net.pass(1_000);
+    assert!(calls.iter().all(|id| fate(&net, 2, id) == Fate::Done && net.runs(id) == 1));
 }
 
 #[test]
@@ -102,7 +168,7 @@ fn what_runs_goes_on_when_the_tag_is_lost() {
     }
     net.finish_tools(1);
     net.pass(1_000);
-    assert_eq!(ended(&net, 2, &runs), None);
+    assert_eq!(fate(&net, 2, &runs), Fate::Done);
 }
 
 #[test]
@@ -113,16 +179,16 @@ fn who_is_approved_by_hand_needs_no_tag() {
     // That it comes again for its tag, or gets a name, changes nothing of what its approval rests on.
     assert!(matches!(approve_tagged(&mut net, 0, 2, Tier::Shared), Reply::Approved(_)));
     net.command(0, Command::Rename { peer: id(2), node_id: "panel".parse().unwrap() });
-    assert!(asked(&mut net).iter().all(Option::is_some));
+    assert!(asked(&mut net).iter().all(|fate| *fate != Fate::Done));
 
     assert!(matches!(net.approve(1, 2, "panel", Tier::Shared), Reply::Approved(_)));
     net.pass(1_000);
     assert_eq!(net.peer(0).view().by_peer(&id(2)).and_then(|node| node.of.clone()), None);
-    assert_eq!(asked(&mut net), [None, None, None, None]);
+    assert_eq!(asked(&mut net), WORKS);
     // And a tag takes it nothing.
     assert!(matches!(approve_tagged(&mut net, 0, 2, Tier::Owner), Reply::Approved(_)));
     net.pass(1_000);
-    assert_eq!((net.peer(1).tier(&id(2)), asked(&mut net)), (Some(Tier::Shared), [None, None, None, None]));
+    assert_eq!((net.peer(1).tier(&id(2)), asked(&mut net)), (Some(Tier::Shared), WORKS));
 }
 
 #[test]

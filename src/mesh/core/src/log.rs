@@ -469,8 +469,11 @@ impl Logs {
         }
     }
 
+    /// A link, or another in the place of one: what was on its way over that is lost, and nobody waits for it.
     pub(crate) fn handle_link_up(&mut self, peer: PeerId, via: Via, trust: &Trust, fx: &mut Effects<'_>) {
+        self.bodies.handle_link_gone(&peer);
         self.neighbours.insert(peer, Neighbour { via, ..Neighbour::default() });
+        self.bodies.consider(peer, fx.now.mono_ms);
         if fx.enforces(ProtocolRule::DigestOnLinkUp) {
             self.send_digest(peer, trust, fx);
         }
@@ -481,7 +484,7 @@ impl Logs {
     /// it: they are asked for what was lost on the link, once they know that it is gone.
     pub(crate) fn handle_link_down(&mut self, peer: PeerId, trust: &Trust, fx: &mut Effects<'_>) {
         self.neighbours.remove(&peer);
-        self.bodies.handle_link_down(&peer);
+        self.bodies.handle_link_gone(&peer);
         self.tell_neighbours(fx);
         if fx.enforces(ProtocolRule::DigestOnLinkDown) {
             for other in self.neighbours.keys().copied().collect::<Vec<_>>() {

@@ -322,8 +322,8 @@ impl Bodies {
         self.to_ask.iter().map(|(peer, at)| (*at, *peer)).min()
     }
 
-    /// A neighbour is gone.
-    pub(super) fn handle_link_down(&mut self, peer: &PeerId) {
+    /// A link is gone, with what was on its way.
+    pub(super) fn handle_link_gone(&mut self, peer: &PeerId) {
         self.to_ask.remove(peer);
         self.pauses.remove(peer);
         self.tried.remove(peer);

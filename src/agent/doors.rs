@@ -1,4 +1,4 @@
-//! The doors of an agent: REST over a unix socket and over loopback.
+//! The doors of an agent: REST over a unix socket and over loopback, and over a tailnet where that is wanted.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
+use crate::mesh::tailnet::LocalApi;
 use crate::tasks::TaskGroup;
 
 /// All that the doors show besides the mesh.
@@ -47,6 +48,7 @@ pub(super) async fn open(
             memory: memory.clone(),
             settings: settings.clone(),
             socket_gone: socket_gone.clone(),
+            tailnet: config.tailnet.door.then(|| LocalApi::new(config.tailnet.socket.clone())),
         };
         doors::serve(context, &socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tasks).await
     };

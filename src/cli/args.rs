@@ -402,6 +402,16 @@ pub(crate) enum PersonCommand {
     Add(PersonSet),
     /// Change what is said of somebody
     Set(PersonSet),
+    /// Say by which login of the tailnet somebody comes in over it (`tailnet.door`)
+    Login {
+        /// The person
+        id: String,
+        /// The login, as the tailnet shows it; mostly a mail address
+        login: String,
+        /// It is hers no more
+        #[arg(long)]
+        remove: bool,
+    },
     /// Take somebody away
     Remove {
         /// The person

@@ -59,7 +59,7 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("listen", &["quic_port", "http_port"]),
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
-    ("tailnet", &["mode", "socket", "required_tag", "tier"]),
+    ("tailnet", &["mode", "socket", "required_tag", "tier", "door"]),
     ("files", &["roots"]),
     (
         "tools.*",
@@ -74,7 +74,7 @@ const KEYS: [(&str, &[&str]); 12] = [
 /// Longest part of a bad value that its error repeats.
 const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 22] = [
+const SCALARS: [&str; 23] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -87,6 +87,7 @@ const SCALARS: [&str; 22] = [
     "tailnet.socket",
     "tailnet.required_tag",
     "tailnet.tier",
+    "tailnet.door",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -153,6 +154,7 @@ struct RawTailnet {
     socket: Option<String>,
     required_tag: Option<String>,
     tier: Option<String>,
+    door: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -417,7 +419,11 @@ impl Checker<'_> {
         let tiers = [("shared", Tier::Shared), ("owner", Tier::Owner)];
         let tier = self.one_of("tailnet.tier", raw.tier, Tier::Shared, &tiers)?;
         let tag_rule = raw.required_tag.map(|tag| self.tag(tag)).transpose()?.map(|tag| TagRule { tag, tier });
-        Ok(Tailnet { mode, socket: socket.into(), tag_rule })
+        let door = raw.door.unwrap_or(false);
+        if door && mode == TailnetMode::Off {
+            return Err(self.bad("tailnet.door", "true", "false, or `tailnet.mode` auto or host"));
+        }
+        Ok(Tailnet { mode, socket: socket.into(), tag_rule, door })
     }
 
     /// A tag as tailnets have them: `tag:`, a letter, and letters, digits or dashes.

@@ -168,6 +168,8 @@ pub struct Tailnet {
     pub socket: PathBuf,
     /// Tag that lets devices in here, and as what; `None` = none does.
     pub tag_rule: Option<TagRule>,
+    /// True if people at other nodes of it may come in by HTTP, as who they are there.
+    pub door: bool,
 }
 
 /// See [`Tailnet`].

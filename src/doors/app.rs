@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Source;
@@ -11,10 +11,12 @@ use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 use crate::doors::questions::Questions;
 use crate::doors::settings::Settings;
+use crate::doors::tailnet::DoorState;
 use crate::doors::tokens::Tokens;
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
+use crate::mesh::tailnet::LocalApi;
 use crate::platform::FileId;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
@@ -41,6 +43,8 @@ pub struct Context {
     pub settings: Settings,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
+    /// The tailscaled of this machine, if there is to be a door on its tailnet.
+    pub tailnet: Option<LocalApi>,
 }
 
 /// The context of doors that are open.
@@ -56,12 +60,14 @@ pub(crate) struct App {
     pub(super) backups: Arc<Semaphore>,
     /// How often tokens ask about rights.
     pub(super) questions: Questions,
+    /// The door on the tailnet.
+    pub(super) tailnet: watch::Sender<DoorState>,
 }
 
 impl App {
     pub(super) fn new(context: Context, bound: Bound, stop: CancellationToken) -> Self {
         let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
-        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups, questions: Questions::default() }
+        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups, questions: Questions::default(), tailnet: watch::Sender::default() }
     }
 
     pub(super) fn mesh(&self) -> &MeshHandle {

@@ -1,4 +1,5 @@
-//! Authentication: peer credentials on the socket; host name, origin and token on loopback HTTP.
+//! Authentication: peer credentials on the socket; host name, origin and token on HTTP, and on the tailnet the login of the node
+//! at the other end.
 
 use std::sync::Arc;
 
@@ -7,22 +8,56 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 use mesh_core::audit_record::{AuditRow, Happened};
-use mesh_core::policy::Verdict;
+use mesh_core::io::View;
+use mesh_core::policy::{Person, Verdict};
 
-use crate::doors::identity::{Identity, Shown};
+use crate::doors::identity::{Identity, Login, Shown};
 use crate::doors::listen::Arrival;
 use crate::doors::tokens::Tokens;
-use crate::mesh::MeshHandle;
 use crate::mesh::clock::now;
+use crate::mesh::{MeshHandle, tailnet};
 use crate::status::{ErrorCode, OpError};
 
-/// True if `authority` names our loopback door. A page of another site that gets its name resolved to 127.0.0.1 (DNS
-/// rebinding) still sends its own name.
-fn names_us(authority: &str, port: u16) -> bool {
+/// Names of the loopback door.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// True if `authority` is one of `hosts`, at `port`. A page of another site that gets its name resolved to an address of ours
+/// (DNS rebinding) still sends its own name.
+fn names_us(authority: &str, hosts: &[impl AsRef<str>], port: u16) -> bool {
     let Ok(authority) = authority.parse::<Authority>() else { return false };
     let host = authority.host().trim_end_matches('.');
-    let ours = host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" || host == "[::1]";
+    let ours = hosts.iter().any(|ours| host.eq_ignore_ascii_case(ours.as_ref()));
     ours && !authority.as_str().contains('@') && authority.port_u16().unwrap_or(80) == port
+}
+
+/// `Err` if a request names another host than this door, or comes from a page of another origin.
+fn check_site(request: &Request, hosts: &[impl AsRef<str>], port: u16) -> Result<(), OpError> {
+    let headers = request.headers();
+    let mut named = headers.get_all(HOST).iter();
+    let host = named.next().and_then(|v| v.to_str().ok());
+    let absolute = request.uri().authority().is_none_or(|authority| names_us(authority.as_str(), hosts, port));
+    if !absolute || named.next().is_some() || !host.is_some_and(|host| names_us(host, hosts, port)) {
+        let names: Vec<&str> = hosts.iter().map(AsRef::as_ref).collect();
+        let use_ = names.last().copied().unwrap_or_default();
+        return Err(OpError::new(ErrorCode::WrongHost, format!("this door answers as {} only", names.join(" or ")))
+            .hint(format!("use http://{use_}:{port}")));
+    }
+    // A browser names the page's origin on everything that changes something, and on every cross-origin read.
+    if changes(request.method()) || request.uri().path() == "/api/v1/events" {
+        let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
+            let host = origin.to_str().ok().and_then(|o| o.strip_prefix("http://"));
+            host.is_some_and(|host| names_us(host, hosts, port))
+        });
+        let site = headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes);
+        if !same_origin || !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return Err(OpError::new(ErrorCode::CrossOrigin, "a web page of another origin may not do this"));
+        }
+    }
+    Ok(())
+}
+
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// True for routes that anyone on this machine may ask: they answer nothing but "yes" or "no".
@@ -57,68 +92,81 @@ pub(super) fn identify(
     request: &Request,
     found: &mut Option<Arc<Shown>>,
 ) -> Result<Option<Identity>, OpError> {
-    let port = match request.extensions().get::<Arrival>() {
+    let node = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) => {
             return Ok(Some(Identity::Socket));
         }
-        Some(Arrival::Http { port }) => *port,
         Some(Arrival::Socket { owner: false }) => {
             return Err(OpError::new(ErrorCode::Denied, "this socket serves only the user that the agent runs as")
                 .hint("run the command as that user"));
         }
+        Some(Arrival::Http { port }) => {
+            check_site(request, &LOOPBACK, *port)?;
+            None
+        }
+        Some(Arrival::Tailnet(visit)) => {
+            check_site(request, &visit.site.hosts, visit.site.port)?;
+            Some(&visit.node)
+        }
         None => return Err(OpError::new(ErrorCode::Internal, "the connection came in through no known door")),
     };
-    let headers = request.headers();
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().and_then(|v| v.to_str().ok());
-    let absolute = request.uri().authority().is_none_or(|authority| names_us(authority.as_str(), port));
-    if !absolute || hosts.next().is_some() || !host.is_some_and(|host| names_us(host, port)) {
-        return Err(OpError::new(ErrorCode::WrongHost, "this door answers as localhost, 127.0.0.1 or [::1] only")
-            .hint(format!("use http://127.0.0.1:{port}")));
-    }
-    // A browser names the page's origin on everything that changes something, and on every cross-origin read.
-    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if changes || request.uri().path() == "/api/v1/events" {
-        let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
-            origin.to_str().ok().and_then(|o| o.strip_prefix("http://")).is_some_and(|host| names_us(host, port))
-        });
-        let site = headers.get("sec-fetch-site").map(axum::http::HeaderValue::as_bytes);
-        if !same_origin || !matches!(site, None | Some(b"same-origin" | b"none")) {
-            return Err(OpError::new(ErrorCode::CrossOrigin, "a web page of another origin may not do this"));
-        }
-    }
     if is_public(request.uri().path()) {
         return Ok(None);
     }
     let view = mesh.view();
-    match bearer(headers) {
+    let identity = match bearer(request.headers()) {
         Some(text) if let Some(shown) = tokens.find(text, &view.rights, &view.me, now().wall_ms) => {
             *found = Some(shown.clone());
-            if shown.read_only && changes {
+            if shown.read_only && changes(request.method()) {
                 return Err(OpError::new(ErrorCode::Denied, "this token only reads")
                     .hint("`sigil token` makes one that may do more"));
             }
-            let identity = Identity::Token(shown);
-            // Whatever route is added: what a token changes is a call, or it looks after the mesh.
-            let path = request.uri().path();
-            if changes && !path.starts_with("/api/v1/calls") {
-                identity.require_admin(&view.rights)?;
-            }
-            if !changes && !is_for_callers(path) && !identity.may_look(&view.rights) {
-                let detail = "this token shows what its holder may call, and nothing of how the mesh is looked after";
-                return Err(OpError::new(ErrorCode::Denied, detail)
-                    .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"));
-            }
-            Ok(Some(identity))
+            Identity::Token(shown)
         }
+        None if let Some(node) = node => Identity::Login(Arc::new(login(node, &view)?)),
         shown => {
             let unknown =
                 "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
             let detail = if shown.is_some() { unknown } else { "the request carries no token" };
-            Err(OpError::new(ErrorCode::Unauthorized, detail)
-                .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"))
+            return Err(OpError::new(ErrorCode::Unauthorized, detail)
+                .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"));
         }
+    };
+    // Whatever route is added: what is changed here is a call, or looks after the mesh.
+    let path = request.uri().path();
+    if changes(request.method()) && !path.starts_with("/api/v1/calls") {
+        identity.require_admin(&view.rights)?;
     }
+    if !changes(request.method()) && !is_for_callers(path) && !identity.may_look(&view.rights) {
+        let shows = if identity.token().is_some() { "this token" } else { "this login" };
+        let detail = format!("{shows} shows what its holder may call, and nothing of how the mesh is looked after");
+        return Err(OpError::new(ErrorCode::Denied, detail)
+            .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"));
+    }
+    Ok(Some(identity))
+}
+
+/// The person at a node of the tailnet.
+///
+/// # Errors
+/// Nobody is logged in there, nobody here has this login, or nothing may be asked for her at this device.
+fn login(node: &tailnet::Identity, view: &View) -> Result<Login, OpError> {
+    let denied = |detail| OpError::new(ErrorCode::Denied, detail);
+    let Some(login) = &node.login else {
+        let detail = format!("the node `{}` of the tailnet has tags, and so no user", node.node.name);
+        return Err(denied(detail).hint("send a token as `Authorization: Bearer TOKEN`; `sigil token` prints one"));
+    };
+    let hash = Person::login(&view.mesh, login);
+    if let Some(found) = Login::find(hash, &view.rights, &view.me) {
+        return Ok(found);
+    }
+    Err(match view.rights.person_by_login(&hash) {
+        Some(person) => denied(format!("nothing may be asked for `{person}` at this device")).hint(format!(
+            "an owner says whose a device is: `sigil person set {person} --device NODE`; `sigil person list` shows who is suspended"
+        )),
+        None => denied(format!("nobody here has the login `{login}`"))
+            .hint(format!("an owner says whose it is: `sigil person login PERSON {login}`")),
+    })
 }
 
 /// What the audit says of a caller that was refused here; `None` of one that has shown nothing.
@@ -160,6 +208,7 @@ mod tests {
 
     #[test]
     fn only_loopback_names_are_ours() {
+        let names_us = |authority: &str, port| names_us(authority, &LOOPBACK, port);
         for good in ["localhost:7434", "LOCALHOST:7434", "127.0.0.1:7434", "[::1]:7434"] {
             assert!(names_us(good, 7434), "{good}");
         }

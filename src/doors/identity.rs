@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh_core::ids::{Hash, PeerId};
 use mesh_core::policy::{Principal, Role, TokenId, View};
 use mesh_core::record::Header;
 
@@ -21,13 +22,48 @@ pub struct Shown {
     pub is_whole: bool,
 }
 
+/// A person at another node of the tailnet, whom tailscaled vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The person.
+    pub holder: Principal,
+    /// Her login as rights have it, see [`Person::login`](mesh_core::policy::Person::login).
+    pub hash: Hash,
+}
+
+impl Login {
+    /// The person who has this login, if something may be asked for her at this device.
+    #[must_use]
+    pub fn find(hash: Hash, rights: &View, me: &PeerId) -> Option<Self> {
+        let holder = Principal::Person(rights.person_by_login(&hash)?.clone());
+        rights.admits(me, &holder).then_some(Self { holder, hash })
+    }
+
+    /// True if it is still hers, and something may still be asked for her at this device.
+    #[must_use]
+    pub fn still_counts(&self, rights: &View, me: &PeerId) -> bool {
+        Self::find(self.hash, rights, me).as_ref() == Some(self)
+    }
+}
+
 /// The proven caller of a request. In the extensions of every request that reaches a handler, except on public routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// By the unix socket, whose other end the kernel vouches for: whoever sits at this device.
     Socket,
-    /// By HTTP on loopback, with a token.
+    /// By HTTP, with a token.
     Token(Arc<Shown>),
+    /// By HTTP on the tailnet, without one.
+    Login(Arc<Login>),
+}
+
+/// Callers that share what one of them may use up at a door.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Budget {
+    /// All that come with this token.
+    Token(TokenId),
+    /// All that come with this login.
+    Login(Hash),
 }
 
 impl Identity {
@@ -35,8 +71,34 @@ impl Identity {
     #[must_use]
     pub fn token(&self) -> Option<&Shown> {
         match self {
-            Self::Socket => None,
+            Self::Socket | Self::Login(_) => None,
             Self::Token(shown) => Some(shown),
+        }
+    }
+
+    /// Whom the caller asks for; `None` by the socket: the mesh knows who sits at this device.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Principal> {
+        match self {
+            Self::Socket => None,
+            Self::Token(shown) => Some(&shown.holder),
+            Self::Login(login) => Some(&login.holder),
+        }
+    }
+
+    /// True unless it is a token that opens less than its holder may use.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.token().is_none_or(|shown| shown.is_whole)
+    }
+
+    /// A name by which callers that share a budget are told from others; `None` by the socket, which has none.
+    #[must_use]
+    pub fn budget(&self) -> Option<Budget> {
+        match self {
+            Self::Socket => None,
+            Self::Token(shown) => Some(Budget::Token(shown.id.clone())),
+            Self::Login(login) => Some(Budget::Login(login.hash)),
         }
     }
 
@@ -48,14 +110,14 @@ impl Identity {
     pub fn require_socket(&self, what: &str, next: &str) -> Result<(), OpError> {
         match self {
             Self::Socket => Ok(()),
-            Self::Token(_) => {
+            Self::Token(_) | Self::Login(_) => {
                 Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
             }
         }
     }
 
     /// `Err` unless the caller may look after the mesh: through the socket, where the mesh itself asks for the tier, or by
-    /// a token that is narrowed in nothing and is for an owner or admin of the mesh.
+    /// a token that is narrowed in nothing and is for an owner or admin of the mesh, or as one of these over the tailnet.
     ///
     /// # Errors
     /// [`ErrorCode::Denied`].
@@ -63,7 +125,8 @@ impl Identity {
         if self.is_admin(rights) {
             return Ok(());
         }
-        Err(OpError::new(ErrorCode::Denied, "this token calls tools and looks after nothing else")
+        let subject = if self.token().is_some() { "this token" } else { "whoever has this login" };
+        Err(OpError::new(ErrorCode::Denied, format!("{subject} calls tools and looks after nothing else"))
             .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"))
     }
 
@@ -73,24 +136,25 @@ impl Identity {
         self.may_look(rights) && self.token().is_none_or(|shown| !shown.read_only)
     }
 
-    /// True if the caller may see how the mesh is looked after: through the socket, or by a token that is narrowed to no
-    /// devices or tools and is for an owner or admin of the mesh.
+    /// True if the caller may see how the mesh is looked after: through the socket, or as an owner or admin of the mesh, unless
+    /// by a token that is narrowed to devices or tools.
     #[must_use]
     pub fn may_look(&self, rights: &View) -> bool {
-        let Some(shown) = self.token() else { return true };
-        let role = match &shown.holder {
+        let Some(holder) = self.holder() else { return true };
+        let role = match holder {
             Principal::Person(person) => rights.role(person),
             Principal::Agent(..) | Principal::Device(_) => None,
         };
-        shown.is_whole && role >= Some(Role::Admin)
+        self.is_whole() && role >= Some(Role::Admin)
     }
 
     /// Whose calls concern the caller, also to be stopped; `None`: everybody's, by the socket and for who looks after the mesh.
     /// Of a token that is narrowed to devices or tools those that were made with it: it was given away to reach no further.
     #[must_use]
     pub fn calls_of(&self, rights: &View) -> Option<Asker> {
-        let shown = self.token().filter(|_| !self.is_admin(rights))?;
-        Some(Asker { principal: shown.holder.clone(), token: (!shown.is_whole).then(|| shown.id.clone()) })
+        let principal = self.holder().filter(|_| !self.is_admin(rights))?.clone();
+        let token = self.token().filter(|shown| !shown.is_whole).map(|shown| shown.id.clone());
+        Some(Asker { principal, token })
     }
 
     /// True if this call concerns the caller, see [`Self::calls_of`].
@@ -103,7 +167,7 @@ impl Identity {
     /// [`Self::may_see_call`] says so.
     #[must_use]
     pub fn may_see(&self, principal: &Principal, rights: &View) -> bool {
-        self.token().is_none_or(|shown| shown.holder == *principal) || self.is_admin(rights)
+        self.holder().is_none_or(|holder| holder == principal) || self.is_admin(rights)
     }
 }
 
@@ -135,6 +199,19 @@ mod tests {
         assert!(by("person:mia", true, false).may_see(&mia, &rights));
         assert!(!by("person:kai", false, true).may_see(&mia, &rights) && Identity::Socket.may_see(&mia, &rights));
     }
+    #[test]
+    fn a_login_reaches_what_its_person_may_and_never_what_the_socket_alone_may() {
+        let rights = View::default();
+        let by = |holder: &str| {
+            Identity::Login(Arc::new(Login { holder: holder.parse().unwrap(), hash: Hash([1; 32]) }))
+        };
+        assert!(by("person:owner").is_admin(&rights) && !by("person:mia").may_look(&rights));
+        assert!(by("person:owner").require_socket("this happens", "there").is_err());
+        let mia: Principal = "person:mia".parse().unwrap();
+        assert_eq!(by("person:mia").calls_of(&rights), Some(Asker { principal: mia.clone(), token: None }));
+        assert!(by("person:mia").may_see(&mia, &rights) && !by("person:kai").may_see(&mia, &rights));
+    }
+
     #[test]
     fn r11_of_a_narrowed_token_only_its_own_calls_concern_it() {
         let rights = View::default();

@@ -17,9 +17,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::seats::{Seat, Seats};
+use crate::mesh::tailnet::Identity;
 use crate::tasks::TaskGroup;
 
 /// Open connections of one door. The next one takes the place of one that waits for a request; if none does, it waits.
@@ -67,8 +69,26 @@ pub enum ListenError {
     NotLoopback(SocketAddr),
 }
 
+/// Names and port of a door on the tailnet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Names and addresses of this machine there, as a URL has them.
+    pub hosts: Vec<String>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A connection over the tailnet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// The door that it came to.
+    pub site: Arc<Site>,
+    /// The node that it came from.
+    pub node: Identity,
+}
+
 /// The way a connection came in. In the extensions of each of its requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
     /// The unix socket.
     Socket {
@@ -80,6 +100,8 @@ pub enum Arrival {
         /// Port of the listener, for the host check.
         port: u16,
     },
+    /// HTTP on the tailnet.
+    Tailnet(Arc<Visit>),
 }
 
 /// Addresses of the doors.
@@ -140,7 +162,7 @@ impl Listeners {
                         // Answers are small and written at once; waiting for more bytes only costs time.
                         let _ = stream.set_nodelay(true);
                         let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
-                        connection(stream, Arrival::Http { port }, &router, &group, seat);
+                        group.spawn(connection(stream, Arrival::Http { port }, &router, group.stopping(), seat));
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -167,7 +189,7 @@ impl Listeners {
                         let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
                         let us = nix::unistd::geteuid().as_raw();
                         let owner = stream.peer_cred().is_ok_and(|cred| cred.uid() == us || cred.uid() == 0);
-                        connection(stream, Arrival::Socket { owner }, &router, &group, seat);
+                        group.spawn(connection(stream, Arrival::Socket { owner }, &router, group.stopping(), seat));
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -179,19 +201,26 @@ impl Listeners {
 }
 
 /// Out of file descriptors, or the client is gone already: neither may become a loop that burns the processor.
-async fn pause(error: &io::Error) {
+pub(super) async fn pause(error: &io::Error) {
     tracing::debug!(%error, "taking a connection failed");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn connection<S>(stream: S, arrival: Arrival, router: &Router, tasks: &TaskGroup, seat: Seat)
+/// Serves one connection, until it ends, has lost its seat, or `stop`: then the request under way is finished.
+pub(super) fn connection<S>(
+    stream: S,
+    arrival: Arrival,
+    router: &Router,
+    stop: CancellationToken,
+    seat: Seat,
+) -> impl Future<Output = ()> + Send + 'static + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (router, mark) = (router.clone(), seat.mark());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answering = mark.answer();
-        request.extensions_mut().insert(arrival);
+        request.extensions_mut().insert(arrival.clone());
         request.extensions_mut().insert(mark.clone());
         let answer = router.clone().oneshot(request.map(Body::new));
         async move { answer.await.map(|response| response.map(|body| answering.until_sent(body))) }
@@ -202,8 +231,7 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let stop = tasks.stopping();
-    tasks.spawn(async move {
+    async move {
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             biased;
@@ -217,7 +245,7 @@ where
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended early");
         }
-    });
+    }
 }
 
 /// Makes the socket, in the place of one that a dead agent left behind.

@@ -15,6 +15,7 @@ pub mod rest;
 mod seats;
 mod serve;
 pub mod settings;
+mod tailnet;
 pub mod tokens;
 
 pub use app::Context;
@@ -23,4 +24,5 @@ pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
 pub use serve::serve;
 pub use settings::Settings;
+pub use tailnet::DoorState;
 pub use tokens::Tokens;

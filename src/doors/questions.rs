@@ -1,21 +1,21 @@
-//! Rates of questions about rights: each is work of the thread that all of the agent waits on, so a token may ask so many and no
-//! more. Who sits at this device has no rate, nor has a whole token of an owner, which could do anything anyway.
+//! Rates of questions about rights: each is work of the thread that all of the agent waits on, so a token or login may ask so many and no
+//! more. Who sits at this device has no rate, nor has a whole token or login of an owner, which could do anything anyway.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use mesh_core::policy::{Principal, Role, TokenId, View};
+use mesh_core::policy::{Principal, Role, View};
 use tokio::time::Instant;
 
-use super::identity::{Identity, Shown};
+use super::identity::{Budget, Identity};
 use crate::mesh::bucket::{Bucket, Flow};
 use crate::status::{ErrorCode, OpError};
 
 /// Work that one token may have done: an answer in words (some 0.2 ms) is 1.
 const FLOW: Flow = Flow { units: 50, within: Duration::from_secs(1), ahead: 100 };
-/// Most buckets that are kept; one that is empty is as good as none. There are at most 512 tokens.
+/// Most buckets that are kept; one that is empty is as good as none. There are at most 512 tokens, and logins of some people.
 const BUCKETS_MAX: usize = 1_024;
 
 /// Kind of a question, by the work that it is.
@@ -56,7 +56,7 @@ impl fmt::Display for Work {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    buckets: Mutex<BTreeMap<TokenId, Bucket>>,
+    buckets: Mutex<BTreeMap<Budget, Bucket>>,
 }
 
 impl Questions {
@@ -69,12 +69,12 @@ impl Questions {
     }
 
     fn ask_at(&self, who: &Identity, work: Work, rights: &View, now: Instant) -> Result<(), OpError> {
-        let Some(shown) = who.token().filter(|shown| !is_owners(shown, rights)) else { return Ok(()) };
+        let Some(budget) = who.budget().filter(|_| !is_owners(who, rights)) else { return Ok(()) };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX {
             buckets.retain(|_, bucket| bucket.idle(now).is_zero());
         }
-        let bucket = buckets.entry(shown.id.clone()).or_insert_with(|| Bucket::new(now));
+        let bucket = buckets.entry(budget).or_insert_with(|| Bucket::new(now));
         if bucket.take(&FLOW, work.units(), now) {
             return Ok(());
         }
@@ -87,9 +87,9 @@ impl Questions {
     }
 }
 
-fn is_owners(shown: &Shown, rights: &View) -> bool {
-    let Principal::Person(person) = &shown.holder else { return false };
-    shown.is_whole && rights.role(person) == Some(Role::Owner)
+fn is_owners(who: &Identity, rights: &View) -> bool {
+    let Some(Principal::Person(person)) = who.holder() else { return false };
+    who.is_whole() && rights.role(person) == Some(Role::Owner)
 }
 
 #[cfg(test)]
@@ -97,6 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::doors::identity::Shown;
 
     fn by(id: &str, holder: &str, is_whole: bool) -> Identity {
         let (id, holder) = (id.parse().unwrap(), holder.parse().unwrap());

@@ -1,5 +1,5 @@
 //! Places of one door. A connection that waits for its next request holds a place only for as long as nobody else wants
-//! it: half a request shuts no door. Nor do answers without end: of a token that has more than its share of them one ends.
+//! it: half a request shuts no door. Nor do answers without end: of a caller that has more than its share of them one ends.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
-use mesh_core::policy::TokenId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// One part of so many of all places is what a token has for itself.
+use super::identity::Budget;
+
+/// One part of so many of all places is what a token or login has for itself.
 const SHARE: usize = 4;
 
 /// The places of a door.
@@ -36,8 +37,8 @@ struct Taken {
 struct Taker {
     /// It proved who it is.
     proven: bool,
-    /// By this token.
-    by: Option<TokenId>,
+    /// By this token or login.
+    by: Option<Budget>,
     /// Since when it waits for a request.
     turn: u64,
     /// Answers under way; 0 = it waits for a request.
@@ -46,9 +47,9 @@ struct Taker {
 }
 
 impl Taken {
-    /// The place that the token which has most places has had for longest, if it has more than `share`.
+    /// The place that the token or login which has most places has had for longest, if it has more than `share`.
     fn oldest_of_most(&self, share: usize) -> Option<u64> {
-        let mut counts: BTreeMap<&TokenId, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<&Budget, usize> = BTreeMap::new();
         for by in self.by_number.values().filter_map(|taker| taker.by.as_ref()) {
             *counts.entry(by).or_default() += 1;
         }
@@ -64,7 +65,7 @@ impl Seats {
     }
 
     /// Gives a new connection a place. When all are taken, it gets that of the connection that has waited longest for a
-    /// request, of those first that never proved who they are. While each of them is being answered, that of the token that has
+    /// request, of those first that never proved who they are. While each of them is being answered, that of the token or login that has
     /// most, if it has more than a [`SHARE`]th of all; else it waits.
     ///
     /// # Cancel safety
@@ -136,11 +137,11 @@ pub(super) struct SeatMark {
 }
 
 impl SeatMark {
-    /// The connection proved who it is; by a token, if it came with one.
-    pub(super) fn prove(&self, by: Option<&TokenId>) {
+    /// The connection proved who it is; by a token or login, if not by the socket.
+    pub(super) fn prove(&self, by: Option<Budget>) {
         if let Some(taker) = self.seats.lock().by_number.get_mut(&self.number) {
             taker.proven = true;
-            taker.by = by.cloned();
+            taker.by = by;
         }
     }
 
@@ -235,11 +236,11 @@ mod tests {
     #[test]
     fn k2_a_token_whose_answers_do_not_end_shuts_no_door() {
         let seats = Seats::new(8);
-        let (panel, other): (TokenId, TokenId) = ("panel".parse().unwrap(), "other".parse().unwrap());
+        let [panel, other] = ["panel", "other"].map(|id| Budget::Token(id.parse().unwrap()));
         let mut taken: Vec<Seat> = (0..8).filter_map(|_| seats.try_take()).collect();
         let mut answers: Vec<Answering> = taken.iter().map(|seat| seat.mark().answer()).collect();
         for (n, seat) in taken.iter().enumerate() {
-            seat.mark().prove(Some(if n < 5 { &panel } else { &other }));
+            seat.mark().prove(Some(if n < 5 { panel.clone() } else { other.clone() }));
         }
         // Who has most gives way, the oldest first, as long as it has more than its share.
         for gone in 1..=3 {

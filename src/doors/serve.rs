@@ -8,10 +8,10 @@ use axum::Router;
 
 use crate::doors::app::{App, Context};
 use crate::doors::listen::{Bound, ListenError, Listeners};
-use crate::doors::rest;
+use crate::doors::{rest, tailnet};
 use crate::tasks::TaskGroup;
 
-/// Opens both doors and serves until `tasks` stops: then no new connection is taken, event streams end, requests under
+/// Opens both doors, and that on the tailnet where it is wanted, and serves until `tasks` stops: then no new connection is taken, event streams end, requests under
 /// way are finished.
 ///
 /// # Errors
@@ -27,7 +27,12 @@ pub async fn serve(
     let socket_gone = context.socket_gone.clone();
     let app = Arc::new(App::new(context, bound.clone(), tasks.stopping()));
     rest::watch(&app, tasks);
-    listeners.serve(&routes(app), socket_gone, tasks);
+    let routes = routes(app.clone());
+    if let Some(api) = app.context.tailnet.clone() {
+        let surroundings = app.mesh().watch_surroundings();
+        tailnet::start(api, bound.http.port(), surroundings, routes.clone(), app.tailnet.clone(), tasks);
+    }
+    listeners.serve(&routes, socket_gone, tasks);
     Ok(bound)
 }
 

@@ -299,6 +299,78 @@ fn t3_three_devices_on_a_tailnet_find_each_other_link_elect_and_heal() {
     run_once(&attic, &bureau);
 }
 
+/// A request over the tailnet, from the network of a peer: status and body of its answer. `head`: more lines of headers.
+#[track_caller]
+fn web(tailnet: &Tailnet, from: usize, at: &str, method: &str, path: &str, head: &[&str], body: &str) -> (u16, String) {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    if !head.iter().any(|line| line.starts_with("host:")) {
+        request.push_str(&format!("host: {at}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str("content-type: application/json\r\n");
+    }
+    for line in head {
+        request.push_str(line);
+        request.push_str("\r\n");
+    }
+    let request = format!("{request}\r\n{body}");
+    let (ip, port) = at.rsplit_once(':').expect("an address and a port");
+    let script = "exec 3<>\"/dev/tcp/$0/$1\" && printf %s \"$2\" >&3 && cat <&3";
+    let words = ["timeout", "10", "bash", "-c", script, ip, port, &request];
+    let answered = within(&tailnet.network, from, &words).stdin(Stdio::null()).output().expect("bash runs");
+    let answer = String::from_utf8(answered.stdout).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, body.to_owned())
+}
+
+/// The door of `attic` on the tailnet: who comes in over it is who has the login of the node at the other end.
+#[track_caller]
+fn door_for_logins(tailnet: &Tailnet, attic: &Home, login: &str) {
+    let url = wait_for("the door on the tailnet is open", PATIENCE, || {
+        let url = text(&attic.status()["endpoints"], "tailnet").to_owned();
+        (!url.is_empty()).then_some(url)
+    });
+    let addresses = attic.status()["endpoints"]["quic"].to_string();
+    let ip = addresses.split("tailnet://").nth(1).and_then(|rest| rest.split(':').next()).expect("its address");
+    let at = format!("{ip}:{}", url.rsplit(':').next().expect("a port"));
+    let (bureau, cellar) = (1, 2);
+    let get = |from, path: &str| web(tailnet, from, &at, "GET", path, &[], "");
+    let is = |answer: (u16, String), status: u16, says: &str| {
+        assert!(answer.0 == status && answer.1.contains(says), "{answer:?} is not {status} {says}");
+    };
+    assert_eq!(get(cellar, "/healthz").0, 200);
+    is(get(cellar, "/api/v1/nodes"), 403, &format!("nobody here has the login `{login}`"));
+    is(get(bureau, "/api/v1/nodes"), 403, "has tags, and so no user");
+    assert_eq!(web(tailnet, 0, &at, "GET", "/api/v1/nodes", &["host: evil.example"], "").0, 0, "not from this machine itself");
+
+    assert_eq!(attic.cli(&["person", "add", "mia", "--json"]).code, 0);
+    assert_eq!(attic.cli(&["person", "login", "mia", &login.to_uppercase(), "--json"]).code, 0);
+    is(get(cellar, "/api/v1/nodes"), 200, "bureau");
+    is(get(cellar, "/api/v1/doctor"), 403, "this login shows");
+    is(web(tailnet, cellar, &at, "GET", "/api/v1/nodes", &["host: evil.example:80"], ""), 421, "wrong_host");
+    let body = r#"{"node":"attic","tool":"append","arguments":{},"ttl_s":60}"#;
+    let post = |head: &[&str]| web(tailnet, cellar, &at, "POST", "/api/v1/calls", head, body);
+    is(post(&["origin: http://evil.example"]), 403, "cross_origin");
+    let host = format!("host: {}", url.trim_start_matches("http://"));
+    let (status, answer) = post(&[&host]);
+    assert_eq!(status, 202, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let id = text(&answer, "id");
+    assert_eq!(text(&attic.wait_ended(id, PATIENCE), "state"), "done");
+    assert_eq!(attic.runs_of(id), [1]);
+    // She sees her own calls, and nobody else's.
+    let others = attic.call("attic", "append", 60);
+    attic.wait_ended(&others, PATIENCE);
+    let (status, calls) = get(cellar, "/api/v1/calls");
+    assert!(status == 200 && calls.contains(id) && !calls.contains(&others), "{calls}");
+    // By this door nobody answers for a person, and nobody's rights are edited.
+    is(web(tailnet, cellar, &at, "PUT", "/api/v1/people/kai", &[], r#"{"role":"owner"}"#), 403, "denied");
+
+    assert_eq!(attic.cli(&["person", "login", "mia", login, "--remove", "--json"]).code, 0);
+    is(get(cellar, "/api/v1/nodes"), 403, "nobody here has the login");
+}
+
 /// The reason for which a call is refused, or does not end as done; `None`: it does. One that is accepted in the moment before the
 /// tag is lost waits, and its time is short.
 #[track_caller]
@@ -320,7 +392,7 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_or_holds_calls_and_a_person_needs_no
         Err(why) => return skip(name, &why),
     };
     tailnet.control.tell("tags bureau tag:agent-node tag:other");
-    let attic = tailnet.home(0, "required_tag = \"tag:agent-node\"\ntier = \"owner\"\n").started();
+    let attic = tailnet.home(0, "required_tag = \"tag:agent-node\"\ntier = \"owner\"\ndoor = true\n").started();
 
     // The tag lets in, and nobody is asked.
     let mut bureau = tailnet.home(1, "").started();
@@ -367,6 +439,7 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_or_holds_calls_and_a_person_needs_no
     wait_until("all are linked directly", Duration::from_mins(1), || pairs().all(|(a, b)| via(a, b) == "direct"));
     run_all();
     let before = all.map(links_down);
+    door_for_logins(&tailnet, &attic, &login);
 
     // The tag goes: no call from or to that device, at each of the three; links stay.
     let began = now();

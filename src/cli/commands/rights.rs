@@ -116,6 +116,16 @@ pub(super) async fn person(client: &Client, command: PersonCommand, ui: Ui) -> R
             let (said, etag) = there(client, &person_path(&set.id)).await?;
             set_person(client, set, said, etag, ui).await
         }
+        PersonCommand::Login { id, login, remove } => {
+            let path = format!("{}/logins/{}", person_path(&id), segment(&login));
+            let (method, told) = if remove {
+                (Method::DELETE, format!("The login {} is {}'s no more.", clean(&login), clean(&id)))
+            } else {
+                let door = "at devices with `tailnet.door = true`";
+                (Method::PUT, format!("Whoever has the login {} in the tailnet comes in as {} {door}.", clean(&login), clean(&id)))
+            };
+            put(client, method, &path, None, None, &told, ui).await
+        }
         PersonCommand::Remove { id } => {
             let (_, etag) = there(client, &person_path(&id)).await?;
             let told = format!("Nothing is asked for {} any more.", clean(&id));

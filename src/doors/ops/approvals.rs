@@ -69,7 +69,7 @@ pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, 
 /// The person who may say something here, or take it back: by the socket alone, whoever sits at this device.
 pub(super) fn sitter(view: &View, who: &Identity) -> Option<PersonId> {
     let tier = view.by_peer(&view.me).map(|me| me.tier);
-    match view.rights.sits_at(&view.me).filter(|_| who.token().is_none() && tier != Some(Tier::Ephemeral)) {
+    match view.rights.sits_at(&view.me).filter(|_| *who == Identity::Socket && tier != Some(Tier::Ephemeral)) {
         Some(Principal::Person(person)) => Some(person),
         Some(Principal::Agent(..) | Principal::Device(_)) | None => None,
     }
@@ -99,7 +99,7 @@ fn choices(view: &View, who: &Identity, approval: &Approval) -> Vec<AnswerChoice
 /// alike, also once the call is over; but for an `always`, which is a rule by then.
 ///
 /// # Errors
-/// [`ErrorCode::NotApprover`] for a token, and for whoever may not answer this call, or not at this device;
+/// [`ErrorCode::NotApprover`] for a token or login, and for whoever may not answer this call, or not at this device;
 /// [`ErrorCode::UnknownCall`], [`ErrorCode::AlreadyDecided`], [`ErrorCode::AskOver`]; of an `always` also those of an edit.
 pub async fn answer(
     mesh: &MeshHandle,
@@ -108,8 +108,8 @@ pub async fn answer(
     choice: AnswerChoice,
     note: Note,
 ) -> Result<Vec<RuleRef>, OpError> {
-    if who.token().is_some() {
-        let detail = "no token answers for a person, whoever it is for";
+    if *who != Identity::Socket {
+        let detail = "an answer is given at a device of the person, and by no token or login";
         return Err(say_who(mesh, who, id, OpError::new(ErrorCode::NotApprover, detail)).await);
     }
     let by = mesh.view().rights.sits_at(&mesh.view().me).ok_or_else(|| OpError::from(Refusal::NotMember))?;

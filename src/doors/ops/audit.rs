@@ -101,9 +101,8 @@ fn require_owner(view: &View, who: &Identity) -> Result<(), OpError> {
         )
         .hint("`sigil nodes` shows which devices are: ask there"));
     }
-    let holder = match who.token() {
-        Some(shown) if shown.is_whole => Some(shown.holder.clone()),
-        Some(_) => None,
+    let holder = match who.holder() {
+        Some(holder) => Some(holder.clone()).filter(|_| who.is_whole()),
         None => view.rights.sits_at(&view.me),
     };
     match holder {

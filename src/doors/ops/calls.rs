@@ -115,10 +115,10 @@ fn own_key(who: &Identity, key: String) -> String {
     }
 }
 
-/// Whom a call is made for: the holder of the token, else whoever sits at this device, which the mesh knows (`None`); of a
+/// Whom a call is made for: the holder of the token, or the person of the login, else whoever sits at this device, which the mesh knows (`None`); of a
 /// person her agent of this name, if one is named.
 fn asker(view: &View, who: &Identity, agent: Option<AgentName>) -> Result<Option<Principal>, OpError> {
-    let holder = who.token().map(|shown| shown.holder.clone());
+    let holder = who.holder().cloned();
     let Some(agent) = agent else { return Ok(holder) };
     match holder.or_else(|| view.rights.sits_at(&view.me)) {
         Some(Principal::Person(person)) => Ok(Some(Principal::Agent(person, agent))),

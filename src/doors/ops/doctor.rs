@@ -18,6 +18,7 @@ use super::devices::{is_online, name_of};
 use super::policy::conflicts_to_end;
 use super::tools;
 use crate::doors::settings::Settings;
+use crate::doors::DoorState;
 use crate::memory::{Meaning, MemoryHandle, ModelFiles, models_of};
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
@@ -404,6 +405,23 @@ fn tailnet(around: &Surroundings) -> Check {
         (told, Some(step)) => Check::warn("tailnet", told, step),
         (told, None) => Check::ok("tailnet", told),
     }
+}
+
+/// The door on the tailnet; `None` where the settings do not ask for one.
+#[must_use]
+pub fn tailnet_door(state: &DoorState) -> Option<Check> {
+    Some(match state {
+        DoorState::Off => return None,
+        DoorState::Waits => Check::ok("tailnet_door", "the door on the tailnet is closed until the tailnet works".to_owned()),
+        DoorState::Open(url) => {
+            Check::ok("tailnet_door", format!("the door on the tailnet is {url}, for people with a login (`sigil person login PERSON LOGIN`)"))
+        }
+        DoorState::Failed(why) => Check::warn(
+            "tailnet_door",
+            format!("the door on the tailnet cannot be opened: {why}"),
+            "give sigil a port that is free there: `listen.http_port` in sigil.toml, then `sigil down` and `sigil up`",
+        ),
+    })
 }
 
 /// The device key must be readable by its owner only, whatever else of the home others may read.

@@ -10,6 +10,7 @@ pub mod devices;
 pub mod doctor;
 pub mod hours;
 pub mod joining;
+pub mod logins;
 pub mod memory;
 pub mod models;
 pub mod policy;

@@ -201,10 +201,14 @@ impl Feed {
         }
     }
 
-    /// False once the token by which the stream was opened counts no more.
+    /// False once the token or login by which the stream was opened counts no more.
     fn is_known(&self) -> bool {
         let view = self.app.mesh().view();
-        self.who.token().is_none_or(|shown| still_counts(shown, &view.rights, &view.me, now().wall_ms))
+        match &self.who {
+            Identity::Socket => true,
+            Identity::Token(shown) => still_counts(shown, &view.rights, &view.me, now().wall_ms),
+            Identity::Login(login) => login.still_counts(&view.rights, &view.me),
+        }
     }
 
     /// True if the caller may see this. Of calls those that its routes show.

@@ -83,7 +83,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
     });
     if let Some(identity) = identified? {
         if let Some(seat) = request.extensions().get::<SeatMark>() {
-            seat.prove(identity.token().map(|shown| &shown.id));
+            seat.prove(identity.budget());
         }
         request.extensions_mut().insert(identity);
     }

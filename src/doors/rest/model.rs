@@ -1,9 +1,7 @@
 //! JSON shapes of the API, and how they come from the mesh's own types.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::num::NonZeroU8;
-use std::path::Path;
 use std::time::Duration;
 
 use mesh_core::ids::{PeerId, ToolName};
@@ -19,6 +17,7 @@ use super::stay::StayShown;
 use crate::doors::ops::devices::{is_online, name_of, why_offline};
 use crate::doors::ops::doctor::why_not_direct;
 use crate::doors::ops::policy::SaidBy;
+use crate::doors::{Bound, DoorState};
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
 use crate::mesh::tailnet::Identity;
@@ -275,13 +274,22 @@ pub struct Endpoints {
     pub socket: String,
     /// Base URL of the API on loopback.
     pub http: String,
+    /// Base URL of the API on the tailnet, while that door is open; null: the settings do not ask for it (`tailnet.door`), or the
+    /// tailnet does not work.
+    pub tailnet: Option<String>,
     /// UDP addresses of the mesh.
     pub quic: Vec<String>,
 }
 
 impl Endpoints {
-    pub(super) fn new(socket: &Path, http: SocketAddr, quic: &[Address]) -> Self {
+    pub(super) fn new(bound: &Bound, tailnet: &DoorState, quic: &[Address]) -> Self {
+        let tailnet = match tailnet {
+            DoorState::Open(url) => Some(url.clone()),
+            DoorState::Off | DoorState::Waits | DoorState::Failed(_) => None,
+        };
+        let Bound { socket, http } = bound;
         Self {
+            tailnet,
             socket: socket.display().to_string(),
             http: format!("http://{http}"),
             quic: quic.iter().map(ToString::to_string).collect(),

@@ -46,7 +46,7 @@ pub(super) async fn status(
         gateway: model::gateway(&view),
         links: model::links(&view, &around),
         relaying: (&around.relayed).into(),
-        endpoints: Endpoints::new(&app.bound.socket, app.bound.http, &around.addresses),
+        endpoints: Endpoints::new(&app.bound, &app.tailnet.borrow(), &around.addresses),
         nodes: view.nodes.len(),
         nodes_online: view.nodes.iter().filter(|node| devices::is_online(&view, node)).count(),
         pending: around.pending.len(),

@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use self::schema::{RulesShape, WorkspaceShape};
-use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body, check_accept, json_bytes, parse};
+use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, Segments, body, check_accept, json_bytes, parse};
 use super::model::Page;
-use super::shapes::{EntityTags, NodeName, PersonName, RightsText, Shape, SpaceName, of_query};
+use super::shapes::{EntityTags, LoginName, NodeName, PersonName, RightsText, Shape, SpaceName, of_query};
 use crate::config::{PersonSettings, PolicySettings, RuleSettings, WorkspaceSettings};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
+use crate::doors::ops::logins;
 use crate::doors::ops::policy::{self, Edited, Held, IfMatch, Matrix, Part};
 use crate::doors::questions::Work;
 use crate::status::{ErrorCode, OpError};
@@ -610,6 +611,35 @@ pub(super) async fn put_person(
     settings.people.insert(id, PersonSettings { name, role: role.into(), suspended });
     let edited = policy::replace(app.mesh(), &who, &part, &settings, if_match(&headers)?.as_ref(), force).await?;
     Ok(Json(edited.into()))
+}
+
+/// Says that a login of the tailnet is hers: at the door there (`tailnet.door`) whoever has it asks as she. Only through the unix
+/// socket. The mesh keeps a hash of it.
+#[utoipa::path(put, path = "/api/v1/people/{id}/logins/{login}", operation_id = "putLogin", tag = "rights",
+    params(("id" = inline(PersonName), Path, description = "The person"),
+        ("login" = inline(LoginName), Path, description = "The login, as the tailnet shows it")),
+    responses((status = 200, description = "It is hers", body = EditAnswer)))]
+pub(super) async fn put_login(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    Segments(PersonName(id), LoginName(login)): Segments<PersonName, LoginName>,
+) -> Result<Json<EditAnswer>, OpError> {
+    let written = logins::set(app.mesh(), &who, &id, &login, true).await?;
+    Ok(Json(EditAnswer { written, warnings: Vec::new() }))
+}
+
+/// Takes a login from her: nobody comes in by it any more. Only through the unix socket.
+#[utoipa::path(delete, path = "/api/v1/people/{id}/logins/{login}", operation_id = "deleteLogin", tag = "rights",
+    params(("id" = inline(PersonName), Path, description = "The person"),
+        ("login" = inline(LoginName), Path, description = "The login, as the tailnet shows it")),
+    responses((status = 200, description = "It is hers no more, also where it was not", body = EditAnswer)))]
+pub(super) async fn delete_login(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    Segments(PersonName(id), LoginName(login)): Segments<PersonName, LoginName>,
+) -> Result<Json<EditAnswer>, OpError> {
+    let written = logins::set(app.mesh(), &who, &id, &login, false).await?;
+    Ok(Json(EditAnswer { written, warnings: Vec::new() }))
 }
 
 /// Takes a person away: nothing can be asked for her any more. Only through the unix socket.

@@ -52,6 +52,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(rights::rules, rights::put_rules))
         .routes(routes!(rights::people))
         .routes(routes!(rights::person, rights::put_person, rights::delete_person))
+        .routes(routes!(rights::put_login, rights::delete_login))
         .routes(routes!(rights::workspaces))
         .routes(routes!(rights::workspace, rights::put_workspace, rights::delete_workspace))
         .routes(routes!(memory::append))

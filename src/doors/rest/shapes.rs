@@ -21,6 +21,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::config::{PolicySettings, QUIC_PORT_DEFAULT};
 use crate::doors::ops;
+use crate::doors::ops::logins::LOGIN_BYTES_MAX;
 use crate::doors::ops::policy::EditId;
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::invite::{InviteCode, InviteCodeError};
@@ -193,6 +194,20 @@ texts! {
         pattern concat!("^", name!(), "$"), length 1..=NODE_ID_MAX, format "sigil-name",
         example "mia",
         read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
+    }
+
+    /// A login of a tailnet, mostly a mail address.
+    LoginName(String) {
+        pattern "^[A-Za-z0-9][A-Za-z0-9.@_+-]{0,253}$", length 1..=LOGIN_BYTES_MAX,
+        example "mia@example.org",
+        read |text| {
+            let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b".@_+-".contains(&byte);
+            let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+            if starts && text.len() <= LOGIN_BYTES_MAX && text.bytes().all(is_fit) {
+                return Ok(text.to_owned());
+            }
+            Err(format!("a login has at most {LOGIN_BYTES_MAX} letters, digits and characters of .@_+-, and begins with one of the former"))
+        }
     }
 
     /// Name of a workspace; `mesh` is what holds in all of them.

@@ -271,6 +271,7 @@ impl Fake {
             memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
             socket_gone: Arc::default(),
+            tailnet: None,
         };
         let socket = home.path().join("sigil.sock");
         let bound = serve(context, &socket, "127.0.0.1:0".parse().unwrap(), &tasks).await.unwrap();
@@ -308,6 +309,7 @@ impl Fake {
             memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
             socket_gone: Arc::default(),
+            tailnet: None,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Node {
     pub stable_id: String,
     /// Its host name.
     pub name: String,
+    /// Its name in the DNS of its tailnet, without a dot at the end; empty if none is told.
+    pub dns: String,
     /// Domain of its tailnet; empty if none is told.
     pub tailnet: String,
     /// Its addresses on the tailnet.
@@ -187,6 +189,7 @@ impl Identity {
         let node = Node {
             stable_id: id(&node.stable_id).ok_or_else(|| Unreadable("it tells no id of the node".to_owned()))?,
             name: cut(node.name.split('.').next().unwrap_or_default()),
+            dns: dns(&node.name),
             tailnet: domain(&node.name),
             ips: ips(node.addresses),
             online: node.online.unwrap_or_default(),
@@ -209,6 +212,7 @@ impl RawPeer {
         Some(Node {
             stable_id: id(&self.id)?,
             name: cut(&self.host_name),
+            dns: dns(&self.dns_name),
             tailnet: domain(&self.dns_name),
             ips,
             tags: texts(self.tags),
@@ -267,6 +271,8 @@ pub enum Condition {
     Running {
         /// Name of this machine there.
         name: String,
+        /// Its name in the DNS of the tailnet; empty if it has none.
+        dns: String,
         /// Its address there.
         ip: IpAddr,
         /// Other nodes that are connected.
@@ -335,6 +341,7 @@ impl Condition {
         match status.own.ip() {
             Some(ip) => Self::Running {
                 name: status.own.name.clone(),
+                dns: status.own.dns.clone(),
                 ip,
                 others: status.reachable(now_ms).len(),
                 key_expiry_ms: status.own.key_expiry_ms,
@@ -373,7 +380,7 @@ impl Condition {
                 format!("the tailnet works, but its UDP port {} cannot be opened: {why}", super::TAILNET_PORT),
                 Some("see that no other program has the port; it is tried again by itself"),
             ),
-            Self::Running { name, ip, others, key_expiry_ms } => {
+            Self::Running { name, dns: _, ip, others, key_expiry_ms } => {
                 let told = format!("on the tailnet as `{name}` at {ip}; {others} other nodes are connected");
                 let left = key_expiry_ms.map(|end| end.saturating_sub(now_ms));
                 match left.filter(|left| u128::from(*left) <= EXPIRY_TOLD.as_millis()) {
@@ -401,6 +408,11 @@ fn cut(text: &str) -> String {
 fn id(text: &str) -> Option<String> {
     let fits = !text.is_empty() && text.len() <= TEXT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
     fits.then(|| text.to_owned())
+}
+
+/// A DNS name of a node without the dot at the end.
+fn dns(name: &str) -> String {
+    id(name.trim_end_matches('.')).unwrap_or_default()
 }
 
 /// The domain in a DNS name of a node: all but its first label and the dot at the end.

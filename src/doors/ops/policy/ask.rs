@@ -50,6 +50,7 @@ pub fn ask(view: &Arc<View>, who: &Identity, question: Question, rate: Option<Ra
     let token = token.or_else(|| shown.map(|shown| shown.id.clone()));
     let said = token.as_ref().map(|token| view.rights.token(token).unwrap_or_default());
     let principal = principal.or_else(|| said.and_then(<[Token]>::first).map(|token| token.holder.clone()));
+    let principal = principal.or_else(|| who.holder().filter(|_| who.token().is_none()).cloned());
     let (principal, origin) = if let Some(principal) = principal {
         (principal, origin)
     } else {
@@ -57,7 +58,7 @@ pub fn ask(view: &Arc<View>, who: &Identity, question: Question, rate: Option<Ra
         (rights.view.sits_at(&origin).ok_or_else(nobody_asks)?, Some(origin))
     };
     if !who.may_see(&principal, &view.rights) {
-        return Err(OpError::new(ErrorCode::Denied, "this token asks what its own holder may, and nobody else")
+        return Err(OpError::new(ErrorCode::Denied, "a token or login asks what its own holder may, and nobody else")
             .hint("leave the principal out, or run `sigil policy explain` on this machine"));
     }
     let request = rights.view.question(&principal, workspace, &node, &tool);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Kind;
 use crate::glob::{AgentPattern, NodePattern, ToolPattern};
-use crate::ids::{Hash, InvalidId, NodeId, PeerId, ToolName, text_form, text_id};
+use crate::ids::{Hash, InvalidId, MeshId, NodeId, PeerId, ToolName, text_form, text_id};
 use crate::limits;
 use crate::people::{AgentName, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 
@@ -340,6 +340,15 @@ pub struct Person {
     pub logins: Vec<Hash>,
     /// True if nothing may be asked for her.
     pub suspended: bool,
+}
+
+impl Person {
+    /// A login of a tailnet as a record has it: nothing leads back from it to a mail address for whoever does not know it.
+    /// Capitals do not count, as they do not where people log in.
+    #[must_use]
+    pub fn login(mesh: &MeshId, login: &str) -> Hash {
+        Hash::of(&[mesh.0.as_slice(), login.to_lowercase().as_bytes()].concat())
+    }
 }
 
 /// An agent. One without a record exists all the same: its person stands for it.

@@ -324,6 +324,14 @@ impl View {
         self.people.get(id)
     }
 
+    /// The person who has this login, see [`Person::login`]; `None` also if two have.
+    #[must_use]
+    pub fn person_by_login(&self, login: &Hash) -> Option<&PersonId> {
+        let mut found = self.people.iter().filter(|(_, person)| person.logins.contains(login));
+        let (person, _) = found.next()?;
+        found.next().is_none().then_some(person)
+    }
+
     /// All people, in order.
     pub fn people(&self) -> impl Iterator<Item = (&PersonId, &Person)> {
         self.people.iter()

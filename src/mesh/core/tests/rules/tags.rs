@@ -118,7 +118,7 @@ fn what_waits_for_a_device_that_sleeps_outlasts_a_key_that_ends_meanwhile() {
     for n in 0..3 {
         says(&mut net, n, Some(Untagged::KeyEnded));
     }
-    net.pass(60_000);
+    net.pass(20_000);
     for n in 0..2 {
         net.link(n, 2);
     }

@@ -45,8 +45,6 @@ impl Limits {
         members_at_once: Share { per_address: 8, per_prefix: 16, all: 16 },
         strangers: Share { per_address: 4, per_prefix: 16, all: 16 },
     };
-    /// The budget of the relay underlay: each peer has an address there, and they have one prefix. Only members come by
-    /// it, to whom a relay has opened a way; strangers have no place.
     /// The budget of the relay underlay: each relay of each peer has an address there, and all of one relay have a prefix.
     /// Only members come by it, to whom a relay has opened a way; strangers have no place. A gateway with fifteen members
     /// that one relay carries takes all of their handshakes at once.

@@ -1,6 +1,6 @@
 //! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
-//! of strangers. Direct UDP and relays are always there, the tailnet while this machine is on one; another is one more
-//! field of `Underlays` and one more kind.
+//! of strangers. Direct UDP and relays are always there, the tailnet while this machine is on one. What another
+//! takes is listed in `ARCHITECTURE.md`, *Another underlay*.
 
 use std::collections::BTreeSet;
 use std::io;

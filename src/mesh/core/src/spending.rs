@@ -229,7 +229,7 @@ pub(crate) const fn is_charged_to_origin(has_say: bool, known: usize) -> bool {
 
 /// Room on our disk for what others write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum DiskRoom {
+enum DiskLevel {
     /// For everyone.
     #[default]
     Enough,
@@ -239,7 +239,7 @@ enum DiskRoom {
     Critical,
 }
 
-impl DiskRoom {
+impl DiskLevel {
     /// True if an entry of this kind is taken. `by_owner`: its author is one; `for_owner`: it is charged to one.
     fn admits(self, kind: Kind, by_owner: bool, for_owner: bool) -> bool {
         match self {
@@ -256,7 +256,7 @@ pub(crate) struct Spending {
     budgets: Budgets,
     /// Time within which what a truncation freed may be filled again.
     period_ms: u64,
-    disk: DiskRoom,
+    disk: DiskLevel,
     /// Of the askers at our own doors.
     rates: Rates,
     accounts: BTreeMap<PeerId, Account>,
@@ -275,9 +275,9 @@ impl Spending {
     /// The disk has crossed a mark.
     pub(crate) fn handle_disk(&mut self, space: DiskSpace) {
         self.disk = match space {
-            DiskSpace { free, floor } if free >= floor => DiskRoom::Enough,
-            DiskSpace { free, floor } if free >= floor / 2 => DiskRoom::Low,
-            DiskSpace { .. } => DiskRoom::Critical,
+            DiskSpace { free, floor } if free >= floor => DiskLevel::Enough,
+            DiskSpace { free, floor } if free >= floor / 2 => DiskLevel::Low,
+            DiskSpace { .. } => DiskLevel::Critical,
         };
     }
 
@@ -466,7 +466,7 @@ impl Spending {
                 // Until its author says that this entry is gone.
                 OverBudget::EntryBytes(_) => false,
                 OverBudget::Disk => {
-                    self.disk == DiskRoom::Enough || self.disk == DiskRoom::Low && trust.is_owner(author)
+                    self.disk == DiskLevel::Enough || self.disk == DiskLevel::Low && trust.is_owner(author)
                 }
                 OverBudget::Open(_) | OverBudget::Blobs(_) | OverBudget::Keys(_) | OverBudget::Rate(_) => true,
             };

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod declared;
 pub mod files;
 pub mod host;
+pub mod mcp;
 pub mod provider;
 pub mod publisher;
 #[cfg(test)]

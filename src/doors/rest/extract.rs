@@ -142,6 +142,23 @@ impl<T: Shape, S: Send + Sync> FromRequestParts<S> for Segment<T> {
     }
 }
 
+/// The two segments of a path that has as many, each of a known shape.
+#[derive(Debug)]
+pub(super) struct Segments<A, B>(pub(super) A, pub(super) B);
+
+impl<A: Shape, B: Shape, S: Send + Sync> FromRequestParts<S> for Segments<A, B> {
+    type Rejection = OpError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OpError> {
+        let (a, b) = axum::extract::Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))?
+            .0;
+        let invalid = |why| OpError::new(ErrorCode::Invalid, why);
+        Ok(Self(A::read(&a).map_err(invalid)?, B::read(&b).map_err(invalid)?))
+    }
+}
+
 /// Refuses when the client says that it cannot read `offered` ("application/json").
 pub(super) fn check_accept(headers: &HeaderMap, offered: &'static str) -> Result<(), OpError> {
     let mut ranges =

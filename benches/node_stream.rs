@@ -167,6 +167,8 @@ impl Pair {
             ending: Ending::Done,
             reason: String::new(),
             output: Payload::Inline(r#"{"platform":"linux","cpus":2}"#.into()),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             at_ms: 0,
             started_ms: 0,

@@ -18,3 +18,4 @@ pub mod runtime;
 pub mod status;
 pub mod store;
 pub mod tasks;
+pub mod text;

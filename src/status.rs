@@ -126,6 +126,7 @@ codes! {
     Internal         "internal"             500  Internal           1 "Internal error";
     StoreFailed      "store_failed"         500  Internal           1 "The local store failed";
     ResultAway       "result_away"          503  Unavailable        9 "The result is not here yet";
+    SchemaAway       "schema_away"          503  Unavailable        9 "What is told of the tool is not here yet";
     NoHolder         "no_holder"            503  Unavailable        6 "No device that may hold this memory is in reach";
     InviterDown      "inviter_down"         503  Unavailable        6 "The inviting device does not answer";
     Moved            "moved"                503  Unavailable        6 "This device has since moved to another mesh";
@@ -387,6 +388,9 @@ impl From<MeshError> for OpError {
             MeshError::Join(error) => error.into(),
             MeshError::ResultGone => Self::new(ErrorCode::ResultGone, detail)
                 .hint("the newest outputs are kept, 256 MiB of them; call again, or fetch it sooner"),
+            MeshError::CardAway => Self::new(ErrorCode::SchemaAway, detail)
+                .hint("switch that device on; owners' devices get it by themselves once it can be reached")
+                .retry_after(Duration::from_secs(30)),
             MeshError::ResultAway { node, received, len } => {
                 let away = Self::new(ErrorCode::ResultAway, detail)
                     .with("node", json!(node))

@@ -12,7 +12,7 @@ use mesh_core::io::{
 };
 use mesh_core::peer::{self, BadWelcome, Peer};
 use mesh_core::policy::{self, InForce};
-use mesh_core::record::{Directory, Effect, Ending, Tier, ToolDecl};
+use mesh_core::record::{Directory, Effect, Ending, Fitness, Tier, ToolDecl};
 use mesh_core::relay::{RELAYED_SERVICE, RELAYING_SERVICE};
 use mesh_core::rows::{self, CallOutline, JournalRow, Journaled, Row as _};
 use mesh_core::standing::HeldAnswer;
@@ -167,6 +167,8 @@ pub(crate) fn tools() -> Vec<ToolDecl> {
         description: String::new(),
         owner_only,
         at_once: None,
+        card: None,
+        state: Fitness::READY,
     };
     vec![
         tool("look", Effect::None, false),

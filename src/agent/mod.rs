@@ -18,9 +18,13 @@ use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
 use crate::mesh::{self, Adapters, Parts, Surroundings};
+use crate::node::approvals;
 use crate::node::catalogue::Catalogue;
 use crate::node::declared::{self, Declared};
 use crate::node::host::ToolHost;
+use crate::node::mcp;
+use crate::node::mcp::hosted::McpHost;
+use crate::node::mcp::secrets::SecretFiles;
 use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
@@ -115,7 +119,20 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     // The home is ours alone from here on: what lies in there is of agents that were killed.
     let work = home.work();
     let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
-    let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?;
+    let (approvals, approved) = watch::channel(approvals::Approved::default());
+    let hosting = McpHost {
+        launcher: launcher.clone(),
+        pins: home.path().join("pins"),
+        secrets: Arc::new(SecretFiles::new(home.path().join("secrets"))),
+        approved,
+        tasks: tasks.clone(),
+    };
+    let (servers, wrong) = mcp::settings::read(&home.path().join(crate::config::FILE_NAME));
+    for warning in wrong {
+        tracing::warn!("{warning}");
+        warn(&warning);
+    }
+    let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?.with_servers(servers, &hosting);
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -139,7 +156,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     })?;
     let host = ToolHost::new(Arc::new(blobs.clone()), booted.inputs(), tasks.clone());
     host.put_in_force(declared.members(), config.node.deny.clone());
-    let publisher = Publisher::new(host.catalogue(), Arc::new(booted.handle.clone()));
+    let publisher = Publisher::new(host.catalogue(), Arc::new(booted.handle.clone()), Arc::new(blobs.clone()));
     tasks.spawn(publisher.clone().follow(tasks.stopping()));
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     if memory_models::CAN_RUN {
@@ -148,7 +165,8 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     }
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
-    let tools = Tools { declared, host: host.clone(), publisher };
+    tasks.spawn(approvals::follow(booted.handle.watch_view(), approvals));
+    let tools = Tools { declared, host: host.clone(), publisher, hosting };
     let left_out = tools.left_out();
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
     for warning in left_out {

@@ -12,6 +12,8 @@ use crate::doors::settings::{Loaded, Reloaded, refused};
 use crate::mesh::MeshHandle;
 use crate::node::declared::Declared;
 use crate::node::host::ToolHost;
+use crate::node::mcp;
+use crate::node::mcp::hosted::McpHost;
 use crate::node::publisher::Publisher;
 use crate::status::OpError;
 
@@ -43,6 +45,8 @@ pub(super) struct Tools {
     pub(super) declared: Declared,
     pub(super) host: ToolHost,
     pub(super) publisher: Publisher,
+    /// All that servers are hosted with.
+    pub(super) hosting: McpHost,
 }
 
 impl Tools {
@@ -193,11 +197,16 @@ impl Reloader {
 
     async fn read(&self) -> Result<(Read, Declared), String> {
         let (home, overrides, declared) = (self.home.clone(), self.overrides.clone(), self.tools.declared.clone());
+        let hosting = self.tools.hosting.clone();
         let read = tokio::task::spawn_blocking(move || -> Result<_, String> {
             crate::ownership::check(&home).map_err(|error| error.to_string())?;
             let read = Read::from(&home, &overrides).map_err(|error| error.to_string())?;
             let declared = declared.renewed(&read.config).map_err(in_file(&home)).map_err(|error| error.to_string())?;
-            Ok((read, declared))
+            let (servers, wrong) = mcp::settings::read(&home.join(config::FILE_NAME));
+            match wrong.first() {
+                Some(why) => Err(why.clone()),
+                None => Ok((read, declared.with_servers(servers, &hosting))),
+            }
         });
         read.await.unwrap_or_else(|error| Err(error.to_string()))
     }

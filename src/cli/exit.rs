@@ -55,7 +55,7 @@ impl Exit {
     pub(crate) fn of_ending(call: &Value) -> Self {
         let text = |name: &str| call.get(name).and_then(Value::as_str).unwrap_or_default();
         let exit = Self::of_call(text("state"));
-        let not_taken = exit == Self::Failed && text("reason").starts_with(INVALID_ARGUMENT);
+        let not_taken = matches!(exit, Self::Failed | Self::Denied) && text("reason").starts_with(INVALID_ARGUMENT);
         if not_taken { Self::Usage } else { exit }
     }
 

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{Input, View};
+use mesh_core::limits::CARD_BYTES_MAX;
 use mesh_core::record::{Payload, Tier};
 use tokio::sync::mpsc;
 
 use crate::mesh::blob_ledger::KEPT_BYTES;
 use crate::mesh::blob_needs::Promises;
 use crate::mesh::blobs::{BlobStore, RoomFor};
+use crate::mesh::cards::Cards;
 use crate::mesh::clock;
 use crate::mesh::transport::{FetchError, Links};
 use crate::tasks::TaskGroup;
@@ -72,6 +74,7 @@ pub(super) struct BlobFetch {
     wanted: BTreeMap<Hash, Want>,
     under_way: BTreeMap<Hash, UnderWay>,
     promises: Promises,
+    cards: Cards,
 }
 
 impl BlobFetch {
@@ -92,6 +95,7 @@ impl BlobFetch {
             wanted: BTreeMap::new(),
             under_way: BTreeMap::new(),
             promises: Promises::default(),
+            cards: Cards::default(),
         }
     }
 
@@ -121,6 +125,13 @@ impl BlobFetch {
         }
         self.start_next(gateway_of(view));
         None
+    }
+
+    /// Gets the cards of tools that this view names and that are not here. Returns what is to be given to the core now.
+    pub(super) fn fetch_cards(&mut self, view: &View) -> Vec<Input> {
+        let blobs = self.blobs.clone();
+        let wanted = self.cards.wanted(view, |hash| blobs.len_of(hash));
+        wanted.into_iter().filter_map(|(hash, peer)| self.fetch(hash, CARD_BYTES_MAX, vec![peer], view)).collect()
     }
 
     fn has_room(&self, of: Wanter) -> bool {

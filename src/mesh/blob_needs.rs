@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{CallRecord, CallState, Space};
+use mesh_core::parts;
 use mesh_core::record::Payload;
 use mesh_core::rows::{self, Row as _};
 
@@ -14,13 +15,13 @@ const PROMISED_MS: u64 = 10 * 60_000;
 /// Bytes of such results; beyond, the oldest are as any other.
 const PROMISED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Hashes of the arguments of all open calls, and of the outputs of all that stand in the book: derived whenever it is
+/// Hashes of the arguments of all open calls, and of the results of all that stand in the book: derived whenever it is
 /// asked, so no count can be wrong.
 pub(super) fn of_calls<'a>(calls: impl Iterator<Item = &'a CallRecord>) -> BTreeSet<Hash> {
     let mut needed = BTreeSet::new();
     for call in calls {
         let arguments = matches!(call.state, CallState::Open(_)).then_some(&call.header.arguments);
-        for payload in arguments.into_iter().chain([&call.output]) {
+        for payload in arguments.into_iter().chain(parts::payloads(&call.output, &call.parts)) {
             if let Payload::Blob { hash, .. } = payload {
                 needed.insert(*hash);
             }
@@ -49,7 +50,7 @@ pub(super) struct Promises {
 }
 
 impl Promises {
-    /// A tool has ended for `origin` with this output.
+    /// A tool has ended for `origin` with this among its result.
     pub(super) fn note(&mut self, output: &Payload, origin: Option<PeerId>, me: PeerId, now_ms: u64) {
         let Payload::Blob { hash, len } = output else { return };
         if origin.is_none_or(|origin| origin == me) {
@@ -79,7 +80,7 @@ impl Promises {
 #[cfg(test)]
 mod tests {
     use mesh_core::frame::Phase;
-    use mesh_core::record::Ending;
+    use mesh_core::record::{Ending, Part};
     use mesh_core::test_kit::{header, id};
 
     use super::*;
@@ -100,6 +101,8 @@ mod tests {
             confirmed: false,
             attempt: 1,
             output: blob(n + 100, 1),
+            parts: vec![Part { media_type: "a/b".to_owned(), name: String::new(), payload: Some(blob(n + 200, 1)) }],
+            partial: false,
             error: String::new(),
             reason: String::new(),
             alias_of: None,
@@ -107,7 +110,7 @@ mod tests {
         };
         let calls = [call(1, CallState::Open(Phase::Queued)), call(2, CallState::Ended(Ending::Expired))];
         let needed: Vec<u8> = of_calls(calls.iter()).into_iter().map(|hash| hash.0[0]).collect();
-        assert_eq!(needed, [1, 101, 102], "an ended call needs no arguments");
+        assert_eq!(needed, [1, 101, 102, 201, 202], "an ended call needs no arguments");
     }
 
     #[test]

@@ -222,6 +222,12 @@ impl BlobStore {
         self.0.arriving.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).copied()
     }
 
+    /// Bytes of a blob, if it is here.
+    #[must_use]
+    pub fn len_of(&self, hash: Hash) -> Option<u64> {
+        fs::metadata(self.path(hash)).ok().map(|file| file.len())
+    }
+
     /// Keeps `bytes`, which must hash to `hash`. A blob that is here already counts as new for [`sweep`](Self::sweep).
     pub async fn put(&self, hash: Hash, bytes: Bytes) -> io::Result<()> {
         self.0.ledger.pin(hash, PUT_MS);

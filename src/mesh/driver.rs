@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh_core::frame::Frame;
 use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{Batch, CmdId, Command, Fact, Input, Output, Reply};
+use mesh_core::parts;
 use mesh_core::rows::InviteRow;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::mesh::admission::{Admission, Conversations, Destination, Effect, Step
 use crate::mesh::blob_fetch::BlobFetch;
 use crate::mesh::blob_needs;
 use crate::mesh::call_queries::{CallQueries, PageQuery};
+use crate::mesh::cards;
 use crate::mesh::clock;
 use crate::mesh::error::FatalError;
 use crate::mesh::events::EventKind;
@@ -132,7 +134,9 @@ impl Driver {
                 Some(request) = self.inbox.requests.recv() => self.handle_request(request),
                 Some(event) = self.inbox.lan.recv() => self.handle_lan(event),
                 () = self.blobs.swelled() => {
-                    self.blobs.sweep(blob_needs::of_calls(self.machine.peer.open_calls()));
+                    let mut needed = blob_needs::of_calls(self.machine.peer.open_calls());
+                    needed.extend(cards::named(&self.publisher.view()));
+                    self.blobs.sweep(needed);
                 }
                 _ = publish.tick(), if self.has_news() => {
                     self.publish_surroundings();
@@ -141,6 +145,7 @@ impl Driver {
                 _ = directory.tick() => {
                     self.refresh_directory();
                     self.look_at_disk();
+                    self.fetch_cards();
                 }
                 () = self.inbox.guests.wait(|| self.store.is_behind()), if !self.inbox.guests.is_empty() => {
                     self.handle_guest()?;
@@ -287,6 +292,12 @@ impl Driver {
         self.inbox.own.extend(here);
     }
 
+    /// Gets the cards of tools that are not here yet.
+    fn fetch_cards(&mut self) {
+        let ends = self.blobs.fetch_cards(&self.publisher.view());
+        self.inbox.own.extend(ends);
+    }
+
     fn note_fact(&mut self, fact: Fact, news: &mut News) {
         match fact {
             Fact::Gateway(_) => news.gateway = true,
@@ -325,7 +336,9 @@ impl Driver {
             self.sessions.note_down(peer, session);
         } else if let Input::ToolEnded(id, _, ended) = &input {
             let origin = self.machine.peer.open_call(id).map(|call| call.origin);
-            self.blobs.note_result(&ended.output, origin);
+            for payload in parts::payloads(&ended.output, &ended.parts) {
+                self.blobs.note_result(payload, origin);
+            }
         } else {
             self.blobs.note_end(&input, self.gateway());
         }
@@ -525,6 +538,9 @@ impl Driver {
             self.refresh_members();
             self.publisher.tell(EventKind::Nodes);
             self.admission.judge_tags(&self.publisher.view());
+        }
+        if news.view || news.trust {
+            self.fetch_cards();
         }
         if news.trust {
             for stranger in self.sessions.take_strangers(&self.publisher.view()) {

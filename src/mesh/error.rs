@@ -40,6 +40,9 @@ pub enum MeshError {
     /// The bytes of a result were removed, to make room for newer ones.
     #[error("its output is not kept any more")]
     ResultGone,
+    /// The card of a tool is not here, and its device cannot be reached or does not give it.
+    #[error("what is told of the tool is not here yet")]
+    CardAway,
     /// The call has run; the bytes of its result are not here yet.
     #[error("{}", away(.node, *.received, *.len))]
     ResultAway {

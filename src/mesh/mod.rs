@@ -11,6 +11,7 @@ pub mod blobs;
 mod boot;
 pub(crate) mod bucket;
 mod call_queries;
+mod cards;
 pub mod check_words;
 pub mod clock;
 pub mod disk_room;

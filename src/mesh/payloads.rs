@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_core::ids::Hash;
+use mesh_core::ids::{Hash, PeerId};
 use mesh_core::io::{CallRecord, DiskSpace, Refusal, View};
+use mesh_core::limits::CARD_BYTES_MAX;
 use mesh_core::record::Payload;
 use tokio::sync::{mpsc, watch};
 
@@ -37,12 +38,13 @@ pub struct Payloads<'a> {
 }
 
 impl Payloads<'_> {
-    /// The output of a call: inline, or the file it was fetched into. Waits for a fetch under way, at most `wait`.
+    /// Bytes of the result of a call, as its record names them: inline, or the file they were fetched into. Waits for a fetch
+    /// under way, at most `wait`.
     ///
     /// # Errors
     /// [`MeshError::ResultAway`] tells how far the fetch has come.
-    pub async fn output(&self, call: &CallRecord, wait: Duration) -> Result<ResultBody, MeshError> {
-        match &call.output {
+    pub async fn result(&self, call: &CallRecord, of: &Payload, wait: Duration) -> Result<ResultBody, MeshError> {
+        match of {
             Payload::Inline(bytes) => Ok(ResultBody::Inline(bytes.clone())),
             Payload::Blob { hash, len } => {
                 let (path, len) = (self.blobs.path(*hash), *len);
@@ -66,12 +68,29 @@ impl Payloads<'_> {
         }
     }
 
-    /// Returns true if the output of a call is known to be kept by nobody any more.
+    /// Returns true if these bytes of the result of a call are known to be kept by nobody any more.
     #[must_use]
-    pub fn is_output_gone(&self, call: &CallRecord) -> bool {
-        let Payload::Blob { hash, .. } = &call.output else { return false };
+    pub fn is_gone(&self, call: &CallRecord, of: &Payload) -> bool {
+        let Payload::Blob { hash, .. } = of else { return false };
         let is_ours = call.header.target == self.view.borrow().me;
         (is_ours || self.blobs.is_gone(*hash)) && !self.blobs.has(*hash)
+    }
+
+    /// The blob of the card of a tool of this device: read, or fetched from there. Waits for it at most `wait`.
+    ///
+    /// # Errors
+    /// [`MeshError::CardAway`].
+    pub async fn card(&self, hash: Hash, of: PeerId, wait: Duration) -> Result<Vec<u8>, MeshError> {
+        if !self.blobs.has(hash) {
+            let want = Request::Want(hash, CARD_BYTES_MAX, of);
+            self.requests.send(want).await.map_err(|_| MeshError::Stopping)?;
+        }
+        let here = self.blobs.wait_for(hash, wait).await;
+        let is_card = self.blobs.len_of(hash).is_some_and(|len| len <= CARD_BYTES_MAX);
+        if !(here && is_card) {
+            return Err(MeshError::CardAway);
+        }
+        tokio::fs::read(self.blobs.path(hash)).await.map_err(MeshError::Blob)
     }
 
     /// Keeps arguments for a call: inline when small, else in the blob store.

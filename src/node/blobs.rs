@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::Hash;
 use mesh_core::limits::RESULT_BYTES_MAX;
@@ -15,11 +16,17 @@ use crate::runtime::spool::{BlobSink, BlobSinks};
 pub trait Blobs: BlobSinks {
     /// Reads a payload as a whole. Memory takes it: arguments are at most 1 MiB.
     fn read<'a>(&'a self, payload: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>>;
+    /// Keeps bytes, which hash to `hash`.
+    fn keep(&self, hash: Hash, bytes: Bytes) -> BoxFuture<'_, io::Result<()>>;
 }
 
 impl Blobs for BlobStore {
     fn read<'a>(&'a self, payload: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
         Box::pin(BlobStore::read(self, payload))
+    }
+
+    fn keep(&self, hash: Hash, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(self.put(hash, bytes))
     }
 }
 
@@ -63,7 +70,7 @@ mod tests {
         let mut spool = Spool::new(&store, LIMITS);
         spool.push(&vec![1; 60_000]).await.unwrap();
         spool.push(&vec![2; 40_000]).await.unwrap();
-        let Output::Stored { hash, len: 100_000 } = spool.finish().await.unwrap() else { panic!("a blob") };
+        let Output::Stored { hash, len: 100_000 } = spool.finish().await.unwrap().output else { panic!("a blob") };
         assert_eq!(
             store.read(&Payload::Blob { hash: Hash(hash), len: 100_000 }).await.unwrap(),
             [vec![1; 60_000], vec![2; 40_000]].concat()

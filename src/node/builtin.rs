@@ -113,6 +113,9 @@ impl Builtins {
                 at_once: None,
                 timeout: TIMEOUT,
                 max_output: RESULT_BYTES_MAX,
+                card: None,
+                input: None,
+                in_review: false,
             };
             offers.tools.insert(name.clone(), Arc::new(offer));
             tools.insert(name, tool);
@@ -157,7 +160,7 @@ impl Run for BuiltinRun {
                 () = cancel.cancelled() => RunEnd::Cancelled("cancelled while it ran".to_owned()),
                 () = self.place.ended() => RunEnd::Lost("its tool was replaced while it ran".to_owned()),
                 result = timeout(self.job.timeout, run(tool, &self.job.arguments, &mut parts.spool)) => match result {
-                    Err(_) => RunEnd::Failed(format!("timed out after {}", show_duration(self.job.timeout))),
+                    Err(_) => RunEnd::Limit(format!("timed out after {}", show_duration(self.job.timeout))),
                     Ok(Err(error)) => error.end(),
                     Ok(Ok(())) => RunEnd::Done,
                 },
@@ -203,6 +206,7 @@ impl BuiltinError {
             Self::File(error) if error.is_denied() => RunEnd::Denied(error.to_string()),
             Self::File(error) if !error.is_of_arguments() => RunEnd::Failed(error.to_string()),
             Self::Arguments(_) | Self::File(_) => RunEnd::Failed(format!("{INVALID_ARGUMENT}{self}")),
+            Self::Output(error @ SpoolError::TooLarge(_)) => RunEnd::Limit(error.story()),
             Self::Output(error) => RunEnd::Failed(error.story()),
             Self::Stuck(_) | Self::Broken => RunEnd::Failed(self.to_string()),
         }
@@ -361,7 +365,7 @@ mod tests {
         let sinks = MemorySinks::default();
         let mut spool = Spool::new(&sinks, OutputLimits { inline: 32 * 1024, total: 64 << 20 });
         run(tool, arguments.as_bytes(), &mut spool).await?;
-        Ok(match spool.finish().await.unwrap() {
+        Ok(match spool.finish().await.unwrap().output {
             Output::Inline(bytes) => bytes.to_vec(),
             Output::Stored { hash, .. } => sinks.blobs.lock().unwrap()[&hash].clone(),
         })

@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use mesh_core::ids::ToolName;
-use mesh_core::limits::TOOLS_MAX;
+use mesh_core::limits::{CARDS_BYTES_MAX, TOOLS_MAX};
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::ToolDecl;
 
-use super::provider::{Offer, Offers, Provider};
+use super::card::Card;
+use super::provider::{Offer, Offers, Provider, State};
 
 /// Origin of a provider. Of two that offer a tool of the same name the lesser one has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,8 @@ pub enum Origin {
     Builtin,
     /// `[tools.NAME]` of the settings.
     Settings(ToolName),
+    /// `[mcp_servers.NAME]` of the settings.
+    Server(String),
 }
 
 impl fmt::Display for Origin {
@@ -25,6 +28,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Builtin => write!(f, "sigil"),
             Self::Settings(name) => write!(f, "tools.{name}"),
+            Self::Server(name) => write!(f, "mcp_servers.{name}"),
         }
     }
 }
@@ -56,6 +60,8 @@ pub struct Tool {
     pub denied: Option<ToolPattern>,
     /// The provider that runs it.
     pub provider: Arc<dyn Provider>,
+    /// False while that does not work, and tries to recover.
+    pub works: bool,
 }
 
 /// All tools of this device, by name.
@@ -122,6 +128,7 @@ impl Catalogue {
                     offer: offer.clone(),
                     denied: deny.iter().find(|pattern| pattern.is_about(&folded)).cloned(),
                     provider: member.provider.clone(),
+                    works: !matches!(offers.state, State::Unhealthy { .. }),
                 };
                 taken.insert(folded.into_owned(), origin);
                 catalogue.tools.insert(name.clone(), tool);
@@ -134,7 +141,25 @@ impl Catalogue {
     #[must_use]
     pub fn decls(&self) -> Vec<ToolDecl> {
         let offered = self.tools.iter().filter(|(_, tool)| tool.denied.is_none());
-        offered.map(|(name, tool)| tool.offer.decl(name)).collect()
+        let mut room = CARDS_BYTES_MAX;
+        let decl = |(name, tool): (&ToolName, &Tool)| {
+            let decl = tool.offer.decl(name, tool.works);
+            let len = tool.offer.card.as_ref().map_or(0, |card| card.bytes.len() as u64);
+            // Others take no more cards of one device than this, so it would be named in vain.
+            match room.checked_sub(len) {
+                Some(left) => {
+                    room = left;
+                    decl
+                }
+                None => ToolDecl { card: None, ..decl },
+            }
+        };
+        offered.map(decl).collect()
+    }
+
+    /// Cards of all tools that are offered.
+    pub fn cards(&self) -> impl Iterator<Item = &Card> {
+        self.tools.values().filter(|tool| tool.denied.is_none()).filter_map(|tool| tool.offer.card.as_ref())
     }
 
     /// All that this device forbids itself.
@@ -160,6 +185,7 @@ impl Catalogue {
 mod tests {
     use super::*;
     use crate::node::testing::{Fake, offer};
+    use mesh_core::record::Fitness;
 
     fn tool(name: &str) -> ToolName {
         name.parse().unwrap()
@@ -193,8 +219,20 @@ mod tests {
     #[test]
     fn denied_tools_are_known_but_not_offered() {
         let catalogue = Catalogue::fold(&[member(Origin::Builtin, &["a.x", "b"])], &["a.*".parse().unwrap()]);
-        assert_eq!(catalogue.decls(), [offer().decl(&tool("b"))]);
+        assert_eq!(catalogue.decls(), [offer().decl(&tool("b"), true)]);
         assert!(catalogue.get(&tool("a.x")).unwrap().denied.is_some());
+    }
+
+    #[test]
+    fn what_does_not_work_now_is_told_and_offered() {
+        let fake = Arc::new(Fake::new(&["lamp"]));
+        let members = [Member { origin: Origin::Builtin, provider: fake.clone() }];
+        let state = || Catalogue::fold(&members, &[]).decls()[0].state;
+        assert_eq!(state(), Fitness::READY);
+        fake.be(State::Starting { step: "pulling".to_owned() });
+        assert_eq!(state(), Fitness::READY, "calls wait for it");
+        fake.be(State::Unhealthy { why: "no engine".to_owned() });
+        assert_eq!(state(), Fitness::UNHEALTHY);
     }
 
     #[test]

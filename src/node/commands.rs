@@ -35,6 +35,9 @@ impl Command {
             at_once: tool.at_once,
             timeout: tool.timeout,
             max_output: tool.max_output,
+            card: None,
+            input: None,
+            in_review: false,
         };
         let offers = Offers { state: State::Ready, tools: BTreeMap::from([(name, Arc::new(offer))]) };
         Self { tool, launcher, offers: watch::Sender::new(Arc::new(offers)), runs: Runs::default() }
@@ -72,7 +75,7 @@ fn spec(tool: &CommandTool, job: &Job) -> Spec {
         ("SIGIL_NODE".to_owned(), job.node_id.to_string()),
     ]);
     let CommandTool { command, args, keep_running, .. } = tool;
-    Spec { command: command.clone(), args: args.clone(), env, keep_running: *keep_running }
+    Spec { command: command.clone(), args: args.clone(), env, cwd: None, keep_running: *keep_running }
 }
 
 struct CommandRun {
@@ -105,6 +108,7 @@ impl Run for CommandRun {
                 }
                 RunEnd::Done
                 | RunEnd::Failed(_)
+                | RunEnd::Limit(_)
                 | RunEnd::Denied(_)
                 | RunEnd::Cancelled(_)
                 | RunEnd::Lost(_)

@@ -9,6 +9,8 @@ use mesh_core::limits::TOOLS_MAX;
 use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
 use super::commands::Command;
+use super::mcp::hosted::{Hosted, McpHost};
+use super::mcp::spec::ServerSpec;
 use crate::config::Config;
 use crate::runtime::process::Launcher;
 
@@ -20,6 +22,7 @@ const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
 pub struct Declared {
     builtins: Arc<Builtins>,
     commands: BTreeMap<ToolName, Arc<Command>>,
+    servers: BTreeMap<String, Arc<Hosted>>,
     launcher: Launcher,
 }
 
@@ -56,7 +59,12 @@ impl Declared {
     /// The settings make none.
     pub fn new(config: &Config, launcher: Launcher) -> Result<Self, DeclaredError> {
         check(config)?;
-        let none = Self { builtins: Arc::new(Builtins::new(config)), commands: BTreeMap::new(), launcher };
+        let none = Self {
+            builtins: Arc::new(Builtins::new(config)),
+            commands: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            launcher,
+        };
         Ok(none.with_commands(config))
     }
 
@@ -81,7 +89,22 @@ impl Declared {
             .commands
             .iter()
             .map(|(name, command)| Member { origin: Origin::Settings(name.clone()), provider: command.clone() });
-        std::iter::once(builtins).chain(commands).collect()
+        let servers = self
+            .servers
+            .iter()
+            .map(|(name, server)| Member { origin: Origin::Server(name.clone()), provider: server.clone() });
+        std::iter::once(builtins).chain(commands).chain(servers).collect()
+    }
+
+    /// The same with these hosted servers in place of those before. One of which nothing has changed stays in its version;
+    /// others are started beside it.
+    #[must_use]
+    pub fn with_servers(&self, specs: Vec<ServerSpec>, host: &McpHost) -> Self {
+        let servers = specs.into_iter().map(|spec| {
+            let same = self.servers.get(&spec.name).filter(|server| *server.spec() == spec).cloned();
+            (spec.name.clone(), same.unwrap_or_else(|| Arc::new(Hosted::start(spec, host.clone()))))
+        });
+        Self { servers: servers.collect(), ..self.clone() }
     }
 
     fn with_commands(&self, config: &Config) -> Self {

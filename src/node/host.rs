@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mesh_core::ids::{Attempt, Hash, ReqId};
+use mesh_core::ids::{Attempt, ReqId};
 use mesh_core::io::{Input, Invocation, ToolOutcome};
 use mesh_core::limits::{ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX};
 use mesh_core::policy::{Cause, ToolPattern};
@@ -24,11 +24,12 @@ use super::blobs::Blobs;
 use super::builtin::INVALID_ARGUMENT;
 use super::catalogue::{Catalogue, Member};
 use super::provider::{Job, Parts, Run};
+use super::results;
 use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
 use crate::mesh::ToolRuns;
-use crate::runtime::outcome::{Output, RunEnd, RunOutcome};
-use crate::runtime::spool::{BlobSinks, OutputLimits, Spool};
+use crate::runtime::outcome::{RunEnd, RunOutcome};
+use crate::runtime::spool::{BlobSinks, Given, OutputLimits, Spool};
 use crate::tasks::TaskGroup;
 
 /// Deepest nesting of arguments. Half of what `serde_json` would take, and more than any person writes.
@@ -211,6 +212,17 @@ impl ToolHost {
             return Err(denied(format!("the owner of this device does not allow `{}` ({rule})", header.tool)));
         }
         check_arguments(arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
+        let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments.clone() };
+        if arguments.len() <= INLINE_BYTES_MAX
+            && let Some(schema) = &tool.offer.input
+        {
+            schema.check(&arguments).map_err(unfit)?;
+        }
+        if tool.offer.in_review {
+            let why =
+                "is new or has changed, and waits for an owner: `sigil pending` shows it, `sigil approve` takes it";
+            return Err(denied(format!("`{}` {why}", header.tool)));
+        }
         // As it is, and not as it was when the catalogue was folded. Each change of it is a change of the catalogue too.
         if let Some(why) = tool.provider.offers().borrow().state.hindrance() {
             return Ok(Look::Hindered(why));
@@ -219,7 +231,6 @@ impl ToolHost {
             0 => tool.offer.timeout,
             ms => Duration::from_millis(ms),
         };
-        let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments.clone() };
         let run = tool.provider.take(Job {
             id: invocation.id,
             attempt: invocation.attempt,
@@ -230,6 +241,18 @@ impl ToolHost {
         });
         let output = OutputLimits { inline: INLINE_BYTES_MAX, total: tool.offer.max_output };
         Ok(Look::Taken(Work { run, output }))
+    }
+
+    /// Holds arguments that are not small against the schema of their tool, beside the loop.
+    async fn check_large(&self, invocation: &Invocation, arguments: &Bytes) -> Result<(), ToolOutcome> {
+        let schema = {
+            let catalogue = self.shared.catalogue.borrow();
+            catalogue.get(&invocation.header.tool).and_then(|tool| tool.offer.input.clone())
+        };
+        let Some(schema) = schema.filter(|_| check_arguments(arguments).is_ok()) else { return Ok(()) };
+        let arguments = arguments.clone();
+        let checked = tokio::task::spawn_blocking(move || schema.check(&arguments)).await;
+        checked.unwrap_or_else(|error| Err(error.to_string())).map_err(unfit)
     }
 
     /// Looks again at each change of what is offered, until the provider has taken the call or it has waited long enough.
@@ -299,7 +322,9 @@ impl ToolRuns for ToolHost {
                 self.spawn(run, cancel, async move {
                     let read = host.shared.blobs.read(&invocation.header.arguments).await;
                     let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
-                    host.look_again(&invocation, &read.map_err(unreadable)?.into(), &cancelled).await
+                    let arguments: Bytes = read.map_err(unreadable)?.into();
+                    host.check_large(&invocation, &arguments).await?;
+                    host.look_again(&invocation, &arguments, &cancelled).await
                 });
             }
         }
@@ -321,28 +346,35 @@ async fn perform(
 ) -> ToolOutcome {
     let mut parts = Parts { spool: Spool::new(sinks, output), note: Box::new(note) };
     let RunOutcome { end, note, stderr } = run.finish(&mut parts, cancel).await;
-    let outcome = |ending, reason| ToolOutcome { error: stderr, ..ended(ending, reason) };
+    let outcome = |ending, partial, reason| ToolOutcome { partial, error: stderr, ..ended(ending, reason) };
     let outcome = match end {
-        RunEnd::Done => outcome(Ending::Done, note),
-        RunEnd::Failed(reason) if note.is_empty() => outcome(Ending::Failed, reason),
-        RunEnd::Failed(reason) => outcome(Ending::Failed, format!("{reason}; {note}")),
+        RunEnd::Done => outcome(Ending::Done, false, note),
+        RunEnd::Failed(reason) if note.is_empty() => outcome(Ending::Failed, false, reason),
+        RunEnd::Failed(reason) => outcome(Ending::Failed, false, format!("{reason}; {note}")),
+        RunEnd::Limit(reason) => outcome(Ending::Failed, true, reason),
+        RunEnd::Cancelled(reason) => outcome(Ending::Cancelled, true, reason),
         // None of these has output.
-        RunEnd::Denied(reason) => return outcome(Ending::Denied, reason),
-        RunEnd::Cancelled(reason) => return outcome(Ending::Cancelled, reason),
-        RunEnd::Lost(reason) => return outcome(Ending::Interrupted, reason),
-        RunEnd::NotStarted(reason) => return outcome(Ending::Failed, reason),
+        RunEnd::Denied(reason) => return outcome(Ending::Denied, false, reason),
+        RunEnd::Lost(reason) => return outcome(Ending::Interrupted, false, reason),
+        RunEnd::NotStarted(reason) => return outcome(Ending::Failed, false, reason),
     };
     match parts.spool.finish().await {
-        Ok(output) => ToolOutcome { output: payload(output), ..outcome },
-        Err(why) => ToolOutcome { error: outcome.error, ..failed(why.story()) },
+        Ok(given) => with_result(outcome, given),
+        Err(why) => ToolOutcome { partial: false, error: outcome.error, ..failed(why.story()) },
     }
 }
 
-fn payload(output: Output) -> Payload {
-    match output {
-        Output::Inline(bytes) => Payload::Inline(bytes),
-        Output::Stored { hash, len } => Payload::Blob { hash: Hash(hash), len },
-    }
+/// An outcome with all that a run gave. Nothing at all is no part of what there would have been.
+fn with_result(outcome: ToolOutcome, given: Given) -> ToolOutcome {
+    let (output, parts) = results::of(given);
+    let partial = outcome.partial && !(output.is_empty() && parts.is_empty());
+    ToolOutcome { output, parts, partial, ..outcome }
+}
+
+/// Arguments do not fit the schema of their tool.
+#[expect(clippy::needless_pass_by_value, reason = "as an error is mapped")]
+fn unfit(why: String) -> ToolOutcome {
+    denied(format!("{INVALID_ARGUMENT}{why}"))
 }
 
 fn denied(reason: impl Into<String>) -> ToolOutcome {
@@ -354,7 +386,14 @@ fn failed(reason: impl Into<String>) -> ToolOutcome {
 }
 
 fn ended(ending: Ending, reason: impl Into<String>) -> ToolOutcome {
-    ToolOutcome { ending, reason: reason.into(), output: Payload::empty(), error: String::new() }
+    ToolOutcome {
+        ending,
+        reason: reason.into(),
+        output: Payload::empty(),
+        parts: Vec::new(),
+        partial: false,
+        error: String::new(),
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
 //! The tools of this device: which it offers, and how they are run.
 
+pub mod approvals;
 pub mod blobs;
 pub mod builtin;
+pub mod card;
 pub mod catalogue;
 pub mod commands;
 pub mod declared;
 pub mod files;
 pub mod host;
+pub mod mcp;
 pub mod provider;
 pub mod publisher;
+mod results;
+pub mod schema;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,11 +12,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::{Attempt, NodeId, ReqId, ToolName};
-use mesh_core::record::{Effect, ToolDecl};
+use mesh_core::record::{Effect, Fitness, ToolDecl};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::card::Card;
+use super::schema::InputSchema;
 use crate::runtime::outcome::RunOutcome;
 use crate::runtime::spool::Spool;
 
@@ -128,18 +130,30 @@ pub struct Offer {
     pub timeout: Duration,
     /// Bytes of output.
     pub max_output: u64,
+    /// All that is told of it; `None`: this is all.
+    pub card: Option<Card>,
+    /// What its arguments must be like; `None`: its provider looks at them itself.
+    pub input: Option<Arc<InputSchema>>,
+    /// True if it is new or has changed, and waits for an owner: it is told of, and not run.
+    pub in_review: bool,
 }
 
 impl Offer {
-    /// Its description for the mesh.
+    /// Its description for the mesh. `works`: what runs it works now.
     #[must_use]
-    pub fn decl(&self, name: &ToolName) -> ToolDecl {
+    pub fn decl(&self, name: &ToolName, works: bool) -> ToolDecl {
         ToolDecl {
             name: name.clone(),
             effect: self.effect,
             description: self.description.clone(),
             owner_only: self.owner_only,
             at_once: self.at_once,
+            card: self.card.as_ref().map(|card| card.hash),
+            state: match (self.in_review, works) {
+                (true, _) => Fitness::REVIEW,
+                (false, true) => Fitness::READY,
+                (false, false) => Fitness::UNHEALTHY,
+            },
         }
     }
 }

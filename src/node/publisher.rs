@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::blobs::Blobs;
 use super::catalogue::Catalogue;
 use crate::mesh::{MeshError, MeshHandle};
 
@@ -36,6 +37,7 @@ impl Offering for MeshHandle {
 pub struct Publisher {
     catalogue: watch::Receiver<Arc<Catalogue>>,
     mesh: Arc<dyn Offering>,
+    blobs: Arc<dyn Blobs>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -47,12 +49,12 @@ struct Told {
 }
 
 impl Publisher {
-    /// Tells `mesh` of `catalogue`; it knows what that lists now.
+    /// Tells `mesh` of `catalogue`; it knows what that lists now. Cards of tools go to `blobs`.
     #[must_use]
-    pub fn new(mut catalogue: watch::Receiver<Arc<Catalogue>>, mesh: Arc<dyn Offering>) -> Self {
+    pub fn new(mut catalogue: watch::Receiver<Arc<Catalogue>>, mesh: Arc<dyn Offering>, blobs: Arc<dyn Blobs>) -> Self {
         let now = catalogue.borrow_and_update().clone();
         let told = Told { tools: now.decls(), deny: now.deny().to_vec(), at: Instant::now() };
-        Self { catalogue, mesh, told: Arc::new(Mutex::new(told)) }
+        Self { catalogue, mesh, blobs, told: Arc::new(Mutex::new(told)) }
     }
 
     /// Tells what is offered now, unless that is what was told last.
@@ -67,13 +69,26 @@ impl Publisher {
         if (&tools, &deny) == (&told.tools, &told.deny) {
             return Ok(());
         }
+        self.keep_cards(&now).await;
         self.mesh.offer(tools.clone(), deny.clone()).await?;
         *told = Told { tools, deny, at: Instant::now() };
         Ok(())
     }
 
+    /// Keeps the cards that are told of, before they are. One that cannot be kept is told of all the same: it is kept when the
+    /// disk takes it, with the next change.
+    async fn keep_cards(&self, catalogue: &Catalogue) {
+        for card in catalogue.cards() {
+            if let Err(error) = self.blobs.keep(card.hash, card.bytes.clone()).await {
+                tracing::warn!(%error, "the card of a tool could not be kept");
+            }
+        }
+    }
+
     /// Tells each change that providers make by themselves, until `stop` or the end of the mesh.
     pub async fn follow(mut self, stop: CancellationToken) {
+        let now = self.catalogue.borrow().clone();
+        self.keep_cards(&now).await;
         while let Some(Ok(())) = stop.run_until_cancelled(self.catalogue.changed()).await {
             let due = stop.run_until_cancelled(self.until_due()).await;
             if due.is_none() || self.publish().await.is_err() {
@@ -96,17 +111,20 @@ impl Publisher {
         }
     }
 
-    /// True if a tool that others were told of is not offered now.
+    /// True if a tool of which others were told that it runs is not offered now, or does not work.
     async fn lacks_some(&self) -> bool {
-        let told: Vec<ToolName> = self.told.lock().await.tools.iter().map(|tool| tool.name.clone()).collect();
+        let told = self.told.lock().await;
+        let ran = told.tools.iter().filter(|tool| tool.state.is_ready());
+        let ran: Vec<ToolName> = ran.map(|tool| tool.name.clone()).collect();
         let now = self.catalogue.borrow();
-        told.iter().any(|name| now.get(name).is_none())
+        ran.iter().any(|name| now.get(name).is_none_or(|tool| !tool.works))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::blobs::BlobStore;
     use crate::node::catalogue::{Member, Origin};
     use crate::node::testing::Fake;
     use crate::tasks::TaskGroup;
@@ -130,16 +148,19 @@ mod tests {
         publisher: Publisher,
         began: Instant,
         tasks: TaskGroup,
+        _home: tempfile::TempDir,
     }
 
     impl Bench {
         fn new() -> Self {
             let catalogue = watch::Sender::default();
             let mesh = Arc::new(Mesh::default());
-            let publisher = Publisher::new(catalogue.subscribe(), mesh.clone());
+            let home = tempfile::tempdir().unwrap();
+            let blobs = Arc::new(BlobStore::open(home.path()).unwrap());
+            let publisher = Publisher::new(catalogue.subscribe(), mesh.clone(), blobs);
             let tasks = TaskGroup::default();
             tasks.spawn(publisher.clone().follow(tasks.stopping()));
-            Self { catalogue, mesh, publisher, began: Instant::now(), tasks }
+            Self { catalogue, mesh, publisher, began: Instant::now(), tasks, _home: home }
         }
 
         fn offer(&self, tools: &[&str]) {

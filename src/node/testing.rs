@@ -28,6 +28,9 @@ pub(crate) fn offer() -> Offer {
         at_once: None,
         timeout: Duration::from_mins(1),
         max_output: 1024,
+        card: None,
+        input: None,
+        in_review: false,
     }
 }
 
@@ -44,6 +47,12 @@ impl Fake {
 
     pub(crate) fn offer(&self, tools: &[&str]) {
         let tools = tools.iter().map(|name| (name.parse::<ToolName>().unwrap(), Arc::new(offer()))).collect();
+        self.offers.send_modify(|offers| Arc::make_mut(offers).tools = tools);
+    }
+
+    /// Offers one tool, as it is.
+    pub(crate) fn offer_as(&self, name: &str, offer: Offer) {
+        let tools = [(name.parse::<ToolName>().unwrap(), Arc::new(offer))].into();
         self.offers.send_modify(|offers| Arc::make_mut(offers).tools = tools);
     }
 

@@ -2,7 +2,9 @@
 
 pub mod outcome;
 pub mod process;
+pub mod server;
 pub mod spool;
 pub mod tool_exec;
 
+mod out_dir;
 mod progress;

@@ -18,12 +18,14 @@ pub struct RunOutcome {
 pub enum RunEnd {
     /// By itself, and well.
     Done,
-    /// By itself, and not well; or its time was up, or its output could not be taken. What it gave until then is its
-    /// output, as far as that was kept.
+    /// By itself, and not well; or its output could not be taken. What it gave until then is its output, as far as that was
+    /// kept.
     Failed(String),
+    /// It was ended at a limit: of time, of output. What it gave until then is kept.
+    Limit(String),
     /// It may not do what it was asked for, and has not done it: no output.
     Denied(String),
-    /// Because it was asked to: no output.
+    /// Because it was asked to. What it gave until then is kept.
     Cancelled(String),
     /// Its end is not known: what it was to do may have happened. No output.
     Lost(String),

@@ -20,11 +20,12 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::out_dir;
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
 use super::spool::{Spool, SpoolError};
@@ -59,6 +60,8 @@ pub struct Spec {
     pub args: Vec<String>,
     /// Added to `PATH`, `HOME` and `LANG` of the agent, which is all that it inherits.
     pub env: BTreeMap<String, String>,
+    /// Its working directory; `None`: a private one, which goes with it.
+    pub cwd: Option<PathBuf>,
     /// True if what the program leaves running when it ends by itself is not ended.
     pub keep_running: bool,
 }
@@ -91,19 +94,25 @@ struct Request {
     decided: Arc<AtomicBool>,
 }
 
+/// A program that was started.
 #[derive(Debug)]
-struct Running {
-    child: Child,
-    group: Group,
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) group: Group,
     dir: TempDir,
     kept: bool,
 }
 
 /// The process group of a run; killed when dropped, so that no path forgets it.
 #[derive(Debug)]
-struct Group(Option<Pid>);
+pub(super) struct Group(Option<Pid>);
 
 impl Group {
+    /// Asks all of it to end.
+    pub(super) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             // It may be gone already, and that is what we want.
@@ -113,7 +122,7 @@ impl Group {
 
     /// Ends all that is left. To be called at once when the first process has been waited for: while any other member
     /// lives the number stays taken, and a number that is free now is not given out again so soon.
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.0 = None;
     }
@@ -154,6 +163,27 @@ fn members_of(group: Pid) -> Vec<String> {
         members.push(format!("{more} more"));
     }
     members
+}
+
+impl Running {
+    /// Its three streams, once.
+    pub(super) fn streams(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
+        (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take())
+    }
+}
+
+impl Launch {
+    /// Waits until it is started.
+    ///
+    /// # Errors
+    /// The reason for which it was not, for people.
+    pub(super) async fn started(self) -> Result<Running, String> {
+        match self.running.await {
+            Ok(Ok(running)) => Ok(running),
+            Ok(Err(error)) => Err(tool_exec::explain(self.command.as_os_str(), &error)),
+            Err(_) => Err("too many programs wait to be started".to_owned()),
+        }
+    }
 }
 
 impl Drop for Group {
@@ -225,9 +255,10 @@ fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running
         }
         None => Command::new(&spec.command),
     };
-    command.args(&spec.args).current_dir(dir.path()).env_clear();
+    command.args(&spec.args).current_dir(spec.cwd.as_deref().unwrap_or(dir.path())).env_clear();
     command.env("PATH", crate::platform::PATH_DEFAULT);
     command.envs(["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.env(out_dir::VARIABLE, out_dir::make(dir.path())?);
     command.envs(&spec.env);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
@@ -283,6 +314,13 @@ pub async fn run(
     if !matches!(end, End::Exited(..)) {
         stop(&mut child, &mut group).await;
     }
+    let end = match end {
+        End::Exited(..) | End::TimedOut | End::Cancelled => match (out_dir::take(dir.path(), spool).await, end) {
+            (Err(why), End::Exited(exit, _)) if exit.success() => End::Output(why),
+            (_, end) => end,
+        },
+        End::Lost(_) | End::Output(_) => end,
+    };
     // A tool may have left a million files.
     tokio::task::spawn_blocking(move || drop(dir));
 
@@ -399,15 +437,17 @@ fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
             }
             _ => (RunEnd::Failed(show_exit(exit)), note),
         },
-        End::TimedOut => (RunEnd::Failed(format!("timed out after {}", show_duration(time))), String::new()),
+        End::TimedOut => (RunEnd::Limit(format!("timed out after {}", show_duration(time))), String::new()),
         End::Cancelled => (RunEnd::Cancelled("cancelled while it ran".to_owned()), String::new()),
         End::Lost(lost) => (RunEnd::Lost(format!("waiting for it: {lost}")), String::new()),
-        End::Output(why) => (RunEnd::Failed(why.story()), String::new()),
+        End::Output(why @ SpoolError::TooLarge(_)) => (RunEnd::Limit(why.story()), String::new()),
+        End::Output(why @ (SpoolError::TooMany | SpoolError::Store(_))) => (RunEnd::Failed(why.story()), String::new()),
     };
     RunOutcome { end, note, stderr }
 }
 
-fn show_exit(exit: ExitStatus) -> String {
+/// The way in which a program ended, for people.
+pub(super) fn show_exit(exit: ExitStatus) -> String {
     match (exit.code(), exit.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(number)) => match Signal::try_from(number) {

@@ -14,8 +14,8 @@ use mesh_core::ids::{Hash, Incarnation, MeshId, NodeId, PeerId, ReqId};
 use mesh_core::io::Welcome;
 use mesh_core::limits;
 use mesh_core::record::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Header, MembershipChange, Outcome, Payload, Source, Tier,
-    ToolDecl,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Fitness, Header, MembershipChange, Outcome, Payload, Source,
+    Tier, ToolDecl,
 };
 use quinn::{RecvStream, SendStream};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -469,6 +469,8 @@ impl<'a> Fellow<'a> {
             description: String::new(),
             owner_only: false,
             at_once: None,
+            card: None,
+            state: Fitness::READY,
         };
         self.says(Kind::DIRECTORY, encode(&Directory { tools: vec![tool], ..Directory::default() }));
     }
@@ -541,6 +543,8 @@ pub(crate) fn outcome(id: ReqId, ending: Ending) -> Outcome {
         ending,
         reason: String::new(),
         output: Payload::Inline(b"\"made up\"".as_slice().into()),
+        parts: Vec::new(),
+        partial: false,
         error: String::new(),
         at_ms: wall_ms(),
         started_ms: 0,

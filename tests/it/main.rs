@@ -28,6 +28,7 @@ mod hostile_peer;
 mod hot_reload;
 mod joining;
 mod kept_bytes;
+mod mcp;
 #[cfg(feature = "fault-points")]
 mod meaning;
 mod memory;

@@ -12,7 +12,7 @@ use mesh_core::entry::{Kind, encode};
 use mesh_core::frame::{EntryItem, Frame};
 use mesh_core::ids::{Hash, Incarnation, PeerId, ReqId};
 use mesh_core::policy::{Choice, Consent, Content, DeviceTools, Key, Note, Offered, Said, Value};
-use mesh_core::record::{Directory, Effect, Header, ToolDecl};
+use mesh_core::record::{Directory, Effect, Fitness, Header, ToolDecl};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
@@ -487,6 +487,8 @@ fn tools(said: &Json) -> Vec<ToolDecl> {
         description: String::new(),
         owner_only: !open.contains(name),
         at_once: None,
+        card: None,
+        state: Fitness::READY,
     };
     tools.map(decl).collect()
 }

@@ -32,12 +32,13 @@ async fn through_sigil(command: &str, args: &[&str]) -> (RunOutcome, Output) {
         command: command.into(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: BTreeMap::from([("SIGIL_ATTEMPT".to_owned(), "1".to_owned())]),
+        cwd: None,
         keep_running: false,
     });
     let mut spool = Spool::new(&NoBlobs, OutputLimits { inline: 1024, total: 1 << 20 });
     let time = Duration::from_secs(30);
     let outcome = run(launch, time, Bytes::from("{}"), &CancellationToken::new(), &mut spool, |_| ()).await;
-    (outcome, spool.finish().await.unwrap())
+    (outcome, spool.finish().await.unwrap().output)
 }
 
 #[tokio::test]

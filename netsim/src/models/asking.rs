@@ -368,6 +368,8 @@ impl Model for Consenting {
                     ending: Ending::Done,
                     reason: String::new(),
                     output: Payload::empty(),
+                    parts: Vec::new(),
+                    partial: false,
                     error: String::new(),
                 };
                 state.target.step(NOW, Input::ToolEnded(state.call.0, 1, outcome))

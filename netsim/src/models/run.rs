@@ -375,6 +375,8 @@ impl Model for Run {
                     ending: Ending::Done,
                     reason: String::new(),
                     output: Payload::empty(),
+                    parts: Vec::new(),
+                    partial: false,
                     error: String::new(),
                 };
                 state.target.step(state.now(), Input::ToolEnded(the_call(), attempt, ended))

@@ -430,7 +430,7 @@ impl Mesh {
             Payload::Inline(said)
         };
         let reason = if ending == Ending::Done { String::new() } else { "it did not work".into() };
-        let outcome = ToolOutcome { ending, reason, output, error: String::new() };
+        let outcome = ToolOutcome { ending, reason, output, parts: Vec::new(), partial: false, error: String::new() };
         env.story(|| format!("p{peer}'s run of {id} attempt {attempt} ends {}", ending.as_str()));
         self.input(env, net, peer, Input::ToolEnded(id, attempt, outcome));
         self.armed(env, peer, Near::Ended);

@@ -201,6 +201,8 @@ mod tests {
             confirmed: false,
             attempt: 1,
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             reason: String::new(),
             alias_of: None,

@@ -214,7 +214,7 @@ pub async fn read(
         // A file that vanished just now is away, like one that has not come yet.
         reading.output =
             if here { tokio::fs::read(mesh.blobs().path(*hash)).await.ok().map(Bytes::from) } else { None };
-        reading.is_gone = mesh.payloads().is_output_gone(reading.record());
+        reading.is_gone = mesh.payloads().is_gone(reading.record(), &reading.record().output);
     }
     Ok(reading)
 }
@@ -257,7 +257,8 @@ async fn read_through(mesh: &MeshHandle, own: CallRecord) -> Result<Reading, OpE
         let Some(found) = original_of(mesh, original.as_ref().unwrap_or(&own)).await? else { break };
         original = Some(found);
     }
-    let is_gone = mesh.payloads().is_output_gone(original.as_ref().unwrap_or(&own));
+    let record = original.as_ref().unwrap_or(&own);
+    let is_gone = mesh.payloads().is_gone(record, &record.output);
     let mut reading = Reading { own, original, output: None, is_gone };
     if let Payload::Inline(bytes) = &reading.record().output {
         reading.output = Some(bytes.clone());
@@ -343,7 +344,45 @@ pub async fn result(mesh: &MeshHandle, who: &Identity, id: ReqId, wait: Duration
         let error = error.with("state", state);
         return Err(if record.reason.is_empty() { error } else { error.hint(record.reason.clone()) });
     }
-    Ok(mesh.payloads().output(record, wait).await?)
+    Ok(mesh.payloads().result(record, &record.output, wait).await?)
+}
+
+/// A part of a result.
+#[derive(Debug)]
+pub struct PartRead {
+    /// Type of its bytes, as its device says.
+    pub media_type: String,
+    /// Its name; empty for none.
+    pub name: String,
+    /// Its bytes.
+    pub body: ResultBody,
+}
+
+/// One part of the result of a call, however large. Bytes that are on their way here are waited for, at most `wait`.
+///
+/// # Errors
+/// As [`result`]; [`ErrorCode::NoOutput`] where there is no such part.
+pub async fn part(
+    mesh: &MeshHandle,
+    who: &Identity,
+    id: ReqId,
+    number: usize,
+    wait: Duration,
+) -> Result<PartRead, OpError> {
+    let reading = read_through(mesh, find(mesh, who, id).await?).await?;
+    let record = reading.record();
+    if !reading.has_ended() {
+        let state = record.state.as_str();
+        return Err(OpError::new(ErrorCode::NotEnded, format!("the call is {state}, so it has no result yet"))
+            .with("state", state));
+    }
+    let Some(part) = record.parts.get(number) else {
+        let detail = format!("the result of the call has {} parts, counted from 0", record.parts.len());
+        return Err(OpError::new(ErrorCode::NoOutput, detail).hint("GET the call: it lists its parts"));
+    };
+    let payload = part.payload.as_ref().unwrap_or(&record.output);
+    let body = mesh.payloads().result(record, payload, wait).await?;
+    Ok(PartRead { media_type: part.media_type.clone(), name: part.name.clone(), body })
 }
 
 /// Cancels a call, or the one that it repeats. One that has ended stays as it ended.

@@ -5,16 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_core::ids::{Hash, PeerId, ToolName};
 use mesh_core::io::{Edit, NodeView, View};
 use mesh_core::policy::{DeviceTools, Key, Offered, Principal, ToolState, Value};
-use mesh_core::record::{Tier, ToolDecl};
+use mesh_core::record::{Fitness, Tier, ToolDecl};
 
 use super::devices::{Named, resolve};
 use super::policy::{for_edit, write};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
+use crate::node::card::{About, CardError};
 use crate::status::{ErrorCode, OpError, edited_meanwhile};
 
 /// A tool that waits for an owner.
@@ -53,6 +55,45 @@ fn pending_of<'a>(view: &'a View, node: &'a NodeView) -> impl Iterator<Item = Pe
     })
 }
 
+/// A tool of a device, and all that is told of it.
+#[derive(Debug, Clone)]
+pub struct ToolRead {
+    /// The mesh.
+    pub view: Arc<View>,
+    /// The device.
+    pub node: NodeView,
+    /// As its device declares it.
+    pub tool: ToolDecl,
+    /// Its card; `None`: there is no more to tell.
+    pub about: Option<About>,
+}
+
+/// One tool of a device. Its card is waited for, at most `wait`, if it is not here.
+///
+/// # Errors
+/// No such device; it offers no such tool ([`ErrorCode::UnknownTool`]); its card is away ([`ErrorCode::SchemaAway`]) or is none
+/// ([`ErrorCode::Conflict`]).
+pub async fn show(mesh: &MeshHandle, text: &str, name: &ToolName, wait: Duration) -> Result<ToolRead, OpError> {
+    let view = mesh.view();
+    let node = member(mesh, &view, text)?;
+    let tool = node.tools().iter().find(|tool| tool.name == *name).cloned().ok_or_else(|| offers_no(&node, name))?;
+    let about = match tool.card {
+        None => None,
+        Some(card) => {
+            let bytes = mesh.payloads().card(card, node.peer, wait).await?;
+            let unreadable = |error: CardError| {
+                OpError::new(
+                    ErrorCode::Conflict,
+                    format!("what `{}` tells of it cannot be read: {error}", node.node_id),
+                )
+                .hint("a newer sigil on one of the two devices may be the cause: update both")
+            };
+            Some(About::read(&bytes).map_err(unreadable)?)
+        }
+    };
+    Ok(ToolRead { view, node, tool, about })
+}
+
 /// A tool that somebody approves, in the form in which it was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approved {
@@ -89,7 +130,9 @@ pub async fn approve(
     let view = mesh.view();
     let node = member(mesh, &view, text)?;
     let chosen = chosen(&node, tools)?;
-    let mut approved = approved(&view, &node, |heads| heads > 0);
+    // Where nobody had approved any, a yes to what its device holds back takes nothing away from what could be used.
+    let held_back = node.tools().iter().any(|tool| tool.state == Fitness::REVIEW && chosen.contains(&tool.name));
+    let mut approved = approved(&view, &node, |heads| heads > 0 || held_back);
     let offered = node.tools().iter().map(Offered::of);
     approved.extend(offered.filter(|tool| chosen.contains(&tool.name)).map(|tool| (tool.name, tool.hash)));
     say(mesh, held.editor()?, &view, node, approved).await

@@ -34,7 +34,7 @@ use crate::status::{ErrorCode, OpError};
 /// Longest `Prefer: wait=`.
 const WAIT_MAX: Duration = Duration::from_mins(5);
 /// Wait for the bytes of a result on their way here, if the client names none.
-const RESULT_WAIT: Duration = Duration::from_secs(30);
+pub(super) const RESULT_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that a body may have besides its arguments.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Calls on a page unless the client names a limit.
@@ -235,6 +235,10 @@ pub struct Call {
     pub output_bytes: u64,
     /// Path of the output as raw bytes; null while there is none.
     pub result_url: Option<String>,
+    /// Parts of the result; none: the output is all of it. Where there are any, the output is the first of them, or empty.
+    pub parts: Vec<super::parts::Part>,
+    /// True if the result is what there was when the run was ended, and not all that it would have given.
+    pub partial: bool,
     /// Tail of its stderr.
     pub error: String,
     /// Time of its acceptance.
@@ -252,7 +256,7 @@ fn seconds<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S:
     if value.fract() == 0.0 { serializer.serialize_u64(*value as u64) } else { serializer.serialize_f64(*value) }
 }
 
-fn url(id: ReqId) -> String {
+pub(super) fn url(id: ReqId) -> String {
     format!("/api/v1/calls/{id}")
 }
 
@@ -266,7 +270,7 @@ fn client_key(headers: &HeaderMap) -> Result<Option<String>, OpError> {
 }
 
 /// `Prefer: wait=N` (RFC 7240); anything else in it is not for us.
-fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
     let mut preferences =
         headers.get_all("prefer").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split([',', ';']));
     let seconds = preferences.find_map(|preference| {
@@ -352,6 +356,8 @@ fn render(view: &View, reading: &Reading) -> Call {
         output: shown.map(|(output, _)| output),
         output_bytes: len,
         result_url: (reading.has_ended() && len > 0 && !reading.is_gone).then(|| format!("{}/result", url(header.id))),
+        parts: super::parts::of(header.id, record),
+        partial: record.partial,
         error: record.error.clone(),
         created_at: time(header.accepted_ms),
         expires_at: time(header.accepted_ms.saturating_add(header.ttl_ms)),

@@ -142,19 +142,20 @@ impl<T: Shape, S: Send + Sync> FromRequestParts<S> for Segment<T> {
     }
 }
 
-/// Two segments of the path, the first and the second.
+/// The two segments of a path that has as many, each of a known shape.
+#[derive(Debug)]
 pub(super) struct Segments<A, B>(pub(super) A, pub(super) B);
 
 impl<A: Shape, B: Shape, S: Send + Sync> FromRequestParts<S> for Segments<A, B> {
     type Rejection = OpError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, OpError> {
-        let (first, second) = axum::extract::Path::<(String, String)>::from_request_parts(parts, state)
+        let (a, b) = axum::extract::Path::<(String, String)>::from_request_parts(parts, state)
             .await
             .map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))?
             .0;
         let invalid = |why| OpError::new(ErrorCode::Invalid, why);
-        Ok(Self(A::read(&first).map_err(invalid)?, B::read(&second).map_err(invalid)?))
+        Ok(Self(A::read(&a).map_err(invalid)?, B::read(&b).map_err(invalid)?))
     }
 }
 

@@ -9,7 +9,9 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
+use super::extract::{
+    JSON, JSON_DEPTH_MAX, Query, Segment, Segments, body_or_default, check_accept, json_bytes, parse,
+};
 use super::model::{Page, time};
 use super::shapes::{
     MemoryCursor, MemoryId, MemoryName, MemoryQuestion, MemoryText, MessageTime, SpaceName, SpeakerName, Whole,
@@ -557,7 +559,7 @@ pub(super) async fn items(
 pub(super) async fn show(
     State(app): AppState,
     Extension(who): Extension<Identity>,
-    Segments(name, id): Segments,
+    Segments(name, id): Segments<SpaceName, MemoryId>,
     headers: HeaderMap,
 ) -> Result<Json<MemoryItem>, OpError> {
     check_accept(&headers, JSON)?;
@@ -572,7 +574,7 @@ pub(super) async fn show(
 pub(super) async fn forget_one(
     State(app): AppState,
     Extension(who): Extension<Identity>,
-    Segments(name, id): Segments,
+    Segments(name, id): Segments<SpaceName, MemoryId>,
 ) -> Result<StatusCode, OpError> {
     let place = place(&app, &who, &name, Use::Write)?;
     let gone = memory::forget(&place, mem::Selection::Keys(vec![id.0]), false).await?;
@@ -598,7 +600,7 @@ pub(super) struct NewCorrection {
 pub(super) async fn correct(
     State(app): AppState,
     Extension(who): Extension<Identity>,
-    Segments(name, id): Segments,
+    Segments(name, id): Segments<SpaceName, MemoryId>,
     request: Request<Body>,
 ) -> Result<Json<MemoryItem>, OpError> {
     let NewCorrection { text } = parse(&json_bytes(request, MESSAGES_BYTES_MAX, false).await?, JSON_DEPTH_MAX)?;
@@ -853,20 +855,4 @@ pub(super) async fn facts(
     let (topic, as_of) = (query.topic.map(|it| it.0).unwrap_or_default(), query.as_of.map(|it| it.0.0));
     let found = memory::facts(&place, topic, as_of, count(query.limit, PAGE_DEFAULT)).await?;
     Ok(Json(Page::whole(found.into_iter().map(Into::into).collect())))
-}
-
-/// Workspace and message of a path.
-pub(super) struct Segments(SpaceName, MemoryId);
-
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Segments {
-    type Rejection = OpError;
-
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, OpError> {
-        use super::shapes::Shape as _;
-        let path = axum::extract::Path::<(String, String)>::from_request_parts(parts, state).await;
-        let axum::extract::Path((name, id)) =
-            path.map_err(|error| OpError::new(ErrorCode::BadRequest, error.to_string()))?;
-        let invalid = |why| OpError::new(ErrorCode::Invalid, why);
-        Ok(Self(SpaceName::read(&name).map_err(invalid)?, MemoryId::read(&id).map_err(invalid)?))
-    }
 }

@@ -23,6 +23,7 @@ pub mod model;
 mod models;
 mod nodes;
 mod openapi;
+mod parts;
 mod payload;
 mod pending;
 pub mod problem;
@@ -34,6 +35,7 @@ mod stay;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod tools;
 mod vacuum;
 
 pub(crate) use guard::HOME_HEADER;

@@ -1,13 +1,13 @@
 //! JSON shapes of the API, and how they come from the mesh's own types.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 use mesh_core::ids::{PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
 use mesh_core::policy::{Offered, ToolState};
-use mesh_core::record::{Effect, TaggedNode, Tier, ToolDecl};
+use mesh_core::record::{Effect, Fitness, TaggedNode, Tier, ToolDecl};
 use mesh_core::tailnet::Untagged;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -455,6 +455,28 @@ impl LetInFor {
     }
 }
 
+/// Approval of a tool in the form in which it is offered now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolApproval {
+    /// As it is, or nobody ever said which tools of its device may be used.
+    Approved,
+    /// Not at all.
+    Pending,
+    /// Another form of it.
+    Changed,
+}
+
+impl From<ToolState> for ToolApproval {
+    fn from(state: ToolState) -> Self {
+        match state {
+            ToolState::Approved => Self::Approved,
+            ToolState::Pending => Self::Pending,
+            ToolState::Changed => Self::Changed,
+        }
+    }
+}
+
 /// A tool of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Tool {
@@ -472,6 +494,10 @@ pub struct Tool {
     pub owner_only: bool,
     /// So many of its runs at once, and more wait their turn; null: as many as its device runs calls.
     pub at_once: Option<u8>,
+    /// Approval of it, as it is now: approved, pending (new), changed.
+    pub approval: ToolApproval,
+    /// SHA-256 of its card, which tells all of it: `GET` the tool of its device; null: there is no more to tell.
+    pub card: Option<String>,
     /// Form in which it is shown here: an approval that names it approves nothing else.
     #[schema(value_type = ToolForm)]
     pub shown: String,
@@ -482,11 +508,14 @@ pub struct Tool {
 }
 
 impl Tool {
-    fn new(node: &NodeView, tool: &ToolDecl, online: bool, waits: bool) -> Self {
-        let why = match (online, waits) {
-            (_, true) => Some("nobody has approved it as it is now: `sigil pending`"),
-            (false, false) => Some("currently offline"),
-            (true, false) => None,
+    pub(super) fn new(node: &NodeView, tool: &ToolDecl, online: bool, state: ToolState) -> Self {
+        let waits = state != ToolState::Approved;
+        let why = match (online, waits, tool.state) {
+            (_, true, _) => Some("nobody has approved it as it is now: `sigil pending`"),
+            (false, false, _) => Some("currently offline"),
+            (true, false, Fitness::READY) => None,
+            (true, false, Fitness::REVIEW) => Some("it was approved just now, and its device has not heard of it"),
+            (true, false, _) => Some("what runs it does not work now; `sigil doctor` on its device says why"),
         };
         Self {
             name: tool.name.to_string(),
@@ -496,6 +525,8 @@ impl Tool {
             description: tool.description.clone(),
             owner_only: tool.owner_only,
             at_once: tool.at_once.map(NonZeroU8::get),
+            approval: state.into(),
+            card: tool.card.map(|card| data_encoding::HEXLOWER.encode(&card.0)),
             shown: data_encoding::HEXLOWER.encode(&Offered::of(tool).hash.0),
             available: why.is_none(),
             why: why.map(str::to_owned),
@@ -506,9 +537,9 @@ impl Tool {
 /// Tools of one approved peer.
 pub(super) fn tools(view: &View, node: &NodeView) -> Vec<Tool> {
     let online = is_online(view, node);
-    let waits = view.rights.tools(&node.peer).filter(|(_, state)| *state != ToolState::Approved);
-    let waits: BTreeSet<&ToolName> = waits.map(|(name, _)| name).collect();
-    node.tools().iter().map(|tool| Tool::new(node, tool, online, waits.contains(&tool.name))).collect()
+    let states: BTreeMap<&ToolName, ToolState> = view.rights.tools(&node.peer).collect();
+    let state = |tool: &ToolDecl| states.get(&tool.name).copied().unwrap_or(ToolState::Approved);
+    node.tools().iter().map(|tool| Tool::new(node, tool, online, state(tool))).collect()
 }
 
 impl Node {

@@ -162,8 +162,18 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     if path.contains('{') || ["createCall", "join", "rename", "listTools", "listCalls", "listAudit"].contains(&id) {
         statuses.push(404);
     }
-    if ["getNode", "listGuests", "listRightsBy", "listTools", "listCalls", "listAudit", "getResult", "getBackup"]
-        .contains(&id)
+    if [
+        "getNode",
+        "listGuests",
+        "listRightsBy",
+        "listTools",
+        "listCalls",
+        "listAudit",
+        "getResult",
+        "getResultPart",
+        "getBackup",
+    ]
+    .contains(&id)
     {
         statuses.push(409);
     }
@@ -176,7 +186,7 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     if ["createCall"].contains(&id) {
         statuses.push(406);
     }
-    if ["join", "getResult", "answerApproval"].contains(&id) {
+    if ["join", "getResult", "getResultPart", "answerApproval"].contains(&id) {
         statuses.push(410);
     }
     statuses.sort_unstable();

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, pending, queries, rights, tokens, vacuum,
+    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, queries, rights, tokens, tools, vacuum,
 };
 use crate::doors::app::App;
 
@@ -30,6 +30,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::guests))
         .routes(routes!(nodes::rights))
         .routes(routes!(nodes::tools))
+        .routes(routes!(tools::show))
         .routes(routes!(pending::approve_tools))
         .routes(routes!(pending::reject_tools))
         .routes(routes!(pending::list))
@@ -73,6 +74,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(calls::create, calls::list))
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))
+        .routes(routes!(parts::part))
         .routes(routes!(explain::explain_call))
         .routes(routes!(calls::cancel))
         .routes(routes!(audit::list))

@@ -27,7 +27,7 @@ use mesh_core::io::{
     Welcome,
 };
 use mesh_core::policy::{DeviceFacts, InForce, Key, Offered, Policy, Principal, Statement, Title, Token};
-use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Tier, ToolDecl};
+use mesh_core::record::{Directory, Effect, Ending, Fitness, Header, Payload, Tier, ToolDecl};
 use mesh_core::standing::Standing;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -73,6 +73,8 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         description: "A tool".to_owned(),
         owner_only: false,
         at_once: None,
+        card: None,
+        state: Fitness::READY,
     };
     let directory =
         Directory { platform: "linux".to_owned(), tools: tools.iter().map(tool).collect(), ..Directory::default() };
@@ -677,6 +679,8 @@ impl FakeMesh {
                 confirmed: matches!(state, CallState::Ended(_)),
                 attempt: 1,
                 output,
+                parts: Vec::new(),
+                partial: false,
                 error: String::new(),
                 reason: String::new(),
                 alias_of: None,

@@ -5,6 +5,7 @@ use crate::runtime::process::Launcher;
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
 use futures_util::future::BoxFuture;
+use mesh_core::ids::Hash;
 use mesh_core::ids::{Incarnation, PeerId, PublicKey};
 use mesh_core::record::{Effect, Header};
 use proptest::prelude::*;
@@ -141,14 +142,18 @@ async fn programs_and_builtins_run() {
 async fn output_of_a_run_that_failed_is_kept_and_of_one_that_was_lost_is_not() {
     let mut bench = bench(TOOLS);
     for (tool, output, reason) in
-        [("fail", &b"so far\n"[..], "exit code 3"), ("flood", b"", "the output is over the limit of 40KiB")]
+        [("fail", Some("so far\n"), "exit code 3"), ("flood", None, "the output is over the limit of 40KiB")]
     {
         let outcome = bench.call(tool, b"{}").await;
         assert_eq!(
             (outcome.ending, outcome.reason.as_str(), outcome.error.as_str()),
             (Ending::Failed, reason, "wrong")
         );
-        assert_eq!(outcome.output, Payload::Inline(Bytes::from_static(output)), "{tool}");
+        assert_eq!(outcome.partial, output.is_none(), "{tool}");
+        match output {
+            Some(output) => assert_eq!(outcome.output, Payload::Inline(output.into()), "{tool}"),
+            None => assert_eq!(outcome.output.len(), 40 * 1024, "what fits"),
+        }
     }
 }
 
@@ -236,7 +241,7 @@ async fn a_kill_ends_exactly_the_one_run_once() {
     bench.host.kill(two, 1);
     let (id, attempt, outcome) = bench.end().await;
     assert_eq!((id, attempt, outcome.ending), (two, 1, Ending::Cancelled));
-    assert_eq!(outcome.output, Payload::empty());
+    assert_eq!((outcome.output, outcome.partial), (Payload::Inline("so far\n".into()), true));
     assert_eq!(bench.running(), 1);
     bench.host.kill(one, 1);
     let (id, attempt, _) = bench.end().await;
@@ -298,12 +303,21 @@ impl Blobs for MemorySinks {
         let bytes = self.blobs.lock().unwrap().get(&hash).cloned();
         Box::pin(async move { bytes.ok_or_else(|| io::ErrorKind::NotFound.into()) })
     }
+
+    fn keep(&self, Hash(hash): Hash, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        self.blobs.lock().unwrap().insert(hash, bytes.to_vec());
+        Box::pin(async { Ok(()) })
+    }
 }
 
 struct BrokenSinks;
 
 impl Blobs for BrokenSinks {
     fn read<'a>(&'a self, _: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        panic!("a bug")
+    }
+
+    fn keep(&self, _: Hash, _: Bytes) -> BoxFuture<'_, io::Result<()>> {
         panic!("a bug")
     }
 }
@@ -318,6 +332,10 @@ struct FullSinks;
 
 impl Blobs for FullSinks {
     fn read<'a>(&'a self, _: &'a Payload) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+        Box::pin(async { Err(io::ErrorKind::StorageFull.into()) })
+    }
+
+    fn keep(&self, _: Hash, _: Bytes) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async { Err(io::ErrorKind::StorageFull.into()) })
     }
 }

@@ -10,7 +10,7 @@ use mesh_core::entry::{self, BodyCommitment, Entry, Salt, SignedEntry};
 use mesh_core::epoch::{Claim, Epoch};
 use mesh_core::ids::{Hash, Incarnation, MeshId, Signature};
 use mesh_core::io::NodeView;
-use mesh_core::record::{Directory, Effect, Ending, Header, Payload, Source, Tier, ToolDecl};
+use mesh_core::record::{Directory, Effect, Ending, Fitness, Header, Payload, Source, Tier, ToolDecl};
 use tokio::io::{AsyncWriteExt, DuplexStream, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
@@ -172,6 +172,8 @@ fn outcome(author: u64, id: ReqId, output: Payload) -> SignedEntry {
         ending: Ending::Done,
         reason: String::new(),
         output,
+        parts: Vec::new(),
+        partial: false,
         error: String::new(),
         at_ms: 0,
         started_ms: 0,
@@ -646,6 +648,8 @@ async fn a_registration_lists_the_tools_of_the_directory_record() {
         description: String::new(),
         owner_only: true,
         at_once: None,
+        card: None,
+        state: Fitness::READY,
     };
     let own = view.nodes.iter_mut().find(|node| node.peer == id(NODE)).unwrap();
     own.directory = Some(Arc::new(Directory {

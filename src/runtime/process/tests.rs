@@ -45,6 +45,7 @@ impl Bench {
             command: command.into(),
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("DIR".to_owned(), self.dir.path().to_str().unwrap().to_owned())]),
+            cwd: None,
             keep_running: false,
         }
     }
@@ -54,10 +55,10 @@ impl Bench {
         let stdin = Bytes::copy_from_slice(stdin);
         let RunOutcome { end, note, stderr } = run(launch, bounds.timeout, stdin, &self.cancel, &mut spool, note).await;
         let output = match end {
-            RunEnd::Done | RunEnd::Failed(_) => spool.finish().await.unwrap_or(Output::Inline(Bytes::new())),
-            RunEnd::Denied(_) | RunEnd::Cancelled(_) | RunEnd::Lost(_) | RunEnd::NotStarted(_) => {
-                Output::Inline(Bytes::new())
+            RunEnd::Done | RunEnd::Failed(_) | RunEnd::Limit(_) | RunEnd::Cancelled(_) => {
+                spool.finish().await.map_or(Output::Inline(Bytes::new()), |given| given.output)
             }
+            RunEnd::Denied(_) | RunEnd::Lost(_) | RunEnd::NotStarted(_) => Output::Inline(Bytes::new()),
         };
         Ran { end, note, output, stderr }
     }

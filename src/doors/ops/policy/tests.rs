@@ -108,7 +108,7 @@ impl World {
                 "changed" => drop(approved.insert(name.clone(), Hash::of(b"as it was"))),
                 _ => {}
             }
-            tools.push(Offered { name, owner_only: !open.contains(tool), hash });
+            tools.push(Offered { name, owner_only: !open.contains(tool), hash, review: false });
         }
         let tier = match said["tier"].as_str().unwrap() {
             "owner" => Tier::Owner,

@@ -95,8 +95,12 @@ fn large() -> Large {
     }
     let mut devices = Vec::new();
     for n in 0..NODES {
-        let tools =
-            (0..TOOLS_OF_EACH).map(|t| Offered { name: parse(&tool(n, t)), owner_only: true, hash: Hash::ZERO });
+        let tools = (0..TOOLS_OF_EACH).map(|t| Offered {
+            name: parse(&tool(n, t)),
+            owner_only: true,
+            hash: Hash::ZERO,
+            review: false,
+        });
         devices.push(DeviceFacts {
             peer: peer(n),
             node: parse(&format!("n{}-{}", n % 10, n / 10)),

@@ -31,6 +31,7 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{ATTEMPTS_MAX, Attempt, Hash, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, Fact, HistoryRow, Output, SessionId, Usage};
 use crate::limits;
+use crate::parts;
 use crate::protocol_rule::ProtocolRule;
 use crate::record::{CancelRequest, Header, Outcome, Payload, Tier};
 use crate::rows::{self, Basis, Empty, OpenKey, OpenRow, Row as _};
@@ -117,8 +118,10 @@ impl Open {
             let arguments = Payload::Blob { hash: Hash::of(bytes), len: bytes.len() as u64 };
             self.record.header = Arc::new(Header { arguments, ..(*self.record.header).clone() });
         }
-        let output = if let Payload::Inline(bytes) = &self.record.output { bytes.len() } else { 0 };
-        (output + self.record.error.len() + self.record.reason.len()) as u64
+        let payloads = parts::payloads(&self.record.output, &self.record.parts);
+        let inline = |payload: &Payload| if let Payload::Inline(bytes) = payload { bytes.len() } else { 0 };
+        let names: usize = self.record.parts.iter().map(|part| part.media_type.len() + part.name.len()).sum();
+        (payloads.map(inline).sum::<usize>() + names + self.record.error.len() + self.record.reason.len()) as u64
     }
 }
 
@@ -409,6 +412,8 @@ impl Book {
             confirmed: false,
             attempt: 1,
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             reason: String::new(),
             alias_of: None,
@@ -521,9 +526,9 @@ impl Book {
         open.basis = basis;
         open.record.confirmed = confirmed;
         open.record.reason.clone_from(&row.reason);
-        open.record.output = outcome.output;
+        (open.record.output, open.record.parts, open.record.partial) = (outcome.output, outcome.parts, outcome.partial);
         // Its origin had the arguments before anybody else.
-        if let Payload::Blob { hash, .. } = open.record.output {
+        for (hash, _) in parts::blobs(&open.record.output, &open.record.parts) {
             fx.put(rows::blob_reader(&hash, &open.record.origin), &Empty);
         }
         limits::cut(&outcome.error, limits::TEXT_BYTES_MAX).clone_into(&mut open.record.error);
@@ -567,10 +572,9 @@ impl Book {
         if was_open {
             self.shares.remove(&open.record.header, origin, self.me);
         }
-        if origin == self.me
-            && let Payload::Blob { hash, len } = open.record.output
-        {
-            fx.out.push(Output::Fetch { hash, len, from: vec![target] });
+        if origin == self.me {
+            let blobs = parts::blobs(&open.record.output, &open.record.parts);
+            fx.out.extend(blobs.map(|(hash, len)| Output::Fetch { hash, len, from: vec![target] }));
         }
         self.stop_waiting(id);
         if confirmed && !lingers {

@@ -545,9 +545,8 @@ impl Executor {
             _ => ended.reason,
         };
         let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);
-        finished.outcome.started_ms = started_ms;
-        finished.outcome.output = ended.output;
-        finished.outcome.error = ended.error;
+        let ToolOutcome { output, parts, partial, error, .. } = ended;
+        finished.outcome = Outcome { started_ms, output, parts, partial, error, ..finished.outcome };
         Some(finished)
     }
 
@@ -693,6 +692,8 @@ impl Executor {
             ending,
             reason: limits::cut(reason, limits::TEXT_BYTES_MAX).to_owned(),
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             at_ms: fx.now.wall_ms,
             started_ms: 0,

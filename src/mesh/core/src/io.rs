@@ -14,7 +14,7 @@ use crate::frame::{Frame, Phase};
 use crate::ids::{Attempt, Hash, Incarnation, MeshId, NodeId, PeerId, PublicKey, ReqId, ToolName};
 use crate::policy;
 use crate::rates::RateLimited;
-use crate::record::{Directory, Effect, Ending, Header, Payload, StayTerms, TaggedNode, Tier};
+use crate::record::{Directory, Effect, Ending, Header, Part, Payload, StayTerms, TaggedNode, Tier};
 use crate::tailnet::Untagged;
 use crate::via::Via;
 
@@ -236,6 +236,10 @@ pub struct ToolOutcome {
     pub reason: String,
     /// Its output.
     pub output: Payload,
+    /// Parts of its result; empty: the output is all of it.
+    pub parts: Vec<Part>,
+    /// True if the result is what there was when it was ended.
+    pub partial: bool,
     /// Tail of its error stream.
     pub error: String,
 }
@@ -791,6 +795,12 @@ pub struct CallRecord {
     pub attempt: Attempt,
     /// Output of the tool.
     pub output: Payload,
+    /// Parts of its result; empty: the output is all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// True if the result is what there was when the run was ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Tail of its stderr.
     pub error: String,
     /// Why it ended as it did.

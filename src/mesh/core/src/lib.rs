@@ -17,6 +17,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod names;
+pub mod parts;
 pub mod peer;
 mod people;
 pub mod policy;

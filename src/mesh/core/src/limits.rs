@@ -12,6 +12,16 @@ pub const SYNC_BYTES_MAX: usize = 256 * 1024;
 pub const ARGUMENTS_BYTES_MAX: usize = 1024 * 1024;
 /// Largest result of a call.
 pub const RESULT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Parts of a result.
+pub const PARTS_MAX: usize = 16;
+/// Longest type of a part: twice what RFC 6838 lets a name have.
+pub const MEDIA_TYPE_BYTES_MAX: usize = 128;
+/// Longest name of a part: that of a file (`NAME_MAX`).
+pub const PART_NAME_BYTES_MAX: usize = 255;
+/// Largest card of a tool: a blob that tells all of it, its schemas too.
+pub const CARD_BYTES_MAX: u64 = 96 * 1024;
+/// Cards of one node, together.
+pub const CARDS_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Longest time to live of a call: 7 days.
 pub const TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Open calls of one (origin, target).
@@ -104,6 +114,8 @@ pub const DIGEST_ROWS_MAX: usize = 8_000;
 pub const DIGESTS_WAITING_MAX: usize = 16;
 /// Tools that one node may declare.
 pub const TOOLS_MAX: usize = 512;
+/// Longest description of a tool in a directory: 200 characters of four bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 800;
 /// Services in one directory record; there are two or three.
 pub const SERVICES_MAX: usize = 64;
 /// Addresses in one directory record.

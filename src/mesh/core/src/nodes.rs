@@ -328,5 +328,5 @@ fn is_reasonable(directory: &Directory) -> bool {
         && directory.deny.len() <= LIST_MAX
         && directory.platform.len() <= 32
         && directory.version.len() <= 32
-        && directory.tools.iter().all(|tool| tool.description.len() <= 800)
+        && directory.tools.iter().all(|tool| tool.description.len() <= limits::DESCRIPTION_BYTES_MAX)
 }

@@ -193,6 +193,34 @@ pub struct ToolDecl {
     /// So many of its runs at once, at most; `None`: as many as its node runs calls. No part of what is approved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_once: Option<NonZeroU8>,
+    /// The blob that tells all of it, such as its schemas, at most [`limits::CARD_BYTES_MAX`]; `None`: there is no more to
+    /// tell. Part of what is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<Hash>,
+    /// Its fitness now. No part of what is approved.
+    #[serde(default, skip_serializing_if = "Fitness::is_ready")]
+    pub state: Fitness,
+}
+
+/// Fitness of a tool to run, as its node says. Numbers beyond the ones named here are of a later version: not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fitness(pub u8);
+
+impl Fitness {
+    /// It runs.
+    pub const READY: Self = Self(0);
+    /// What runs it does not work now.
+    pub const UNHEALTHY: Self = Self(1);
+    /// It is new or has changed, and waits for an owner: pending, unless it is approved as it is now.
+    pub const REVIEW: Self = Self(2);
+
+    /// True if it runs.
+    #[must_use]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub const fn is_ready(&self) -> bool {
+        self.0 == Self::READY.0
+    }
 }
 
 /// Body of [`crate::entry::Kind::DIRECTORY`]: what a peer says about itself. Single writer, the highest seq counts.
@@ -274,6 +302,19 @@ impl Payload {
             Self::Blob { hash, .. } => *hash,
         }
     }
+}
+
+/// One part of a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Type of its bytes (RFC 6838), such as `image/png`; at most [`limits::MEDIA_TYPE_BYTES_MAX`].
+    pub media_type: String,
+    /// Name of a file, without a path; empty for none. At most [`limits::PART_NAME_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its bytes; `None`: they are the output itself, and it is the first part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
 }
 
 /// Body of [`crate::entry::Kind::CALL`]: the immutable header of a call, signed by its origin.
@@ -390,6 +431,12 @@ pub struct Outcome {
     pub reason: String,
     /// Output of the tool.
     pub output: Payload,
+    /// Parts of its result, at most [`limits::PARTS_MAX`]; empty: the output is all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+    /// True if the result is what there was when the run was ended, and not all that it would have given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Tail of its stderr.
     pub error: String,
     /// Wall time, for people.

@@ -69,6 +69,8 @@ mod tests {
             confirmed: true,
             attempt: 1,
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             reason,
             alias_of: None,

@@ -85,7 +85,8 @@ async fn each_end_of_a_run_has_its_ending() {
         (RunEnd::Done, Ending::Done, "lamp"),
         (RunEnd::Failed(why()), Ending::Failed, "lamp"),
         (RunEnd::Denied(why()), Ending::Denied, ""),
-        (RunEnd::Cancelled(why()), Ending::Cancelled, ""),
+        (RunEnd::Limit(why()), Ending::Failed, "lamp"),
+        (RunEnd::Cancelled(why()), Ending::Cancelled, "lamp"),
         (RunEnd::Lost(why()), Ending::Interrupted, ""),
         (RunEnd::NotStarted(why()), Ending::Failed, ""),
     ] {
@@ -94,7 +95,34 @@ async fn each_end_of_a_run_has_its_ending() {
         let reason = if end == RunEnd::Done { "" } else { "why" };
         assert_eq!((outcome.ending, outcome.reason.as_str()), (ending, reason));
         assert_eq!(outcome.output, Payload::Inline(Bytes::from(output)), "{end:?}");
+        assert_eq!(outcome.partial, matches!(end, RunEnd::Limit(_) | RunEnd::Cancelled(_)), "{end:?}");
     }
+}
+
+#[tokio::test]
+async fn arguments_that_do_not_fit_their_schema_are_told_and_nothing_runs() {
+    let mut bench = bench("");
+    let schema = serde_json::json!({ "properties": { "quality": { "type": "integer", "maximum": 100 } } });
+    let schema = Arc::new(crate::node::schema::InputSchema::compile(&schema).unwrap());
+    let fake = Arc::new(Fake::new(&[]));
+    fake.offer_as("lamp", crate::node::provider::Offer { input: Some(schema), ..crate::node::testing::offer() });
+    bench.put(fake);
+    assert_eq!(bench.call("lamp", br#"{"quality":100}"#).await.ending, Ending::Done);
+    let outcome = bench.call("lamp", br#"{"quality":120}"#).await;
+    let reason = "invalid_argument: /quality: 120 is greater than the maximum of 100";
+    assert_eq!((outcome.ending, outcome.reason.as_str()), (Ending::Denied, reason));
+    assert_eq!(outcome.output, Payload::empty());
+}
+
+#[tokio::test]
+async fn a_tool_in_review_is_offered_and_not_run() {
+    let mut bench = bench("");
+    let fake = Arc::new(Fake::new(&[]));
+    fake.offer_as("lamp", crate::node::provider::Offer { in_review: true, ..crate::node::testing::offer() });
+    bench.put(fake);
+    assert_eq!(bench.host.catalogue().borrow().decls()[0].state, mesh_core::record::Fitness::REVIEW);
+    let outcome = bench.call("lamp", b"").await;
+    assert!(outcome.ending == Ending::Denied && outcome.reason.contains("sigil pending"), "{outcome:?}");
 }
 
 #[tokio::test]

@@ -6,15 +6,13 @@ use std::cmp::Reverse;
 use crate::entry::SignedEntry;
 use crate::ids::{ATTEMPTS_MAX, Attempt};
 use crate::io::{CallRecord, CallState, HistoryRow};
-use crate::limits;
+use crate::parts;
 use crate::record::{Effect, Ending, Outcome, Source};
 use crate::rows::Basis;
 
 /// True if an outcome could be one of a call at all.
 pub(super) fn is_possible(outcome: &Outcome) -> bool {
-    (1..=ATTEMPTS_MAX).contains(&outcome.attempt)
-        && outcome.output.len() <= limits::RESULT_BYTES_MAX
-        && outcome.output.is_within_limits()
+    (1..=ATTEMPTS_MAX).contains(&outcome.attempt) && parts::are_within_limits(&outcome.output, &outcome.parts)
 }
 
 /// The basis of an outcome, if it takes the place of what is held; `None` when it does not count.
@@ -100,6 +98,8 @@ mod tests {
             ending,
             reason: String::new(),
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             at_ms: 0,
             started_ms: 0,

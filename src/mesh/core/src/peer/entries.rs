@@ -195,6 +195,8 @@ impl Peer {
             ending,
             reason: inferred.reason.clone(),
             output: Payload::empty(),
+            parts: Vec::new(),
+            partial: false,
             error: String::new(),
             at_ms: fx.now.wall_ms,
             started_ms: 0,

@@ -19,7 +19,7 @@ use crate::glob::{ToolPattern, UNKNOWN};
 use crate::ids::{Hash, NodeId, PeerId, ToolName};
 use crate::people::{AgentName, Domain, Name, PersonId, Principal, Role, RuleRef, Seat, TokenId, WorkspaceId};
 use crate::protocol_rule::ProtocolRules;
-use crate::record::{Tier, ToolDecl};
+use crate::record::{Fitness, Tier, ToolDecl};
 use crate::tailnet::Untagged;
 
 /// All that the mesh knows of one member.
@@ -60,24 +60,27 @@ pub struct Offered {
     pub name: ToolName,
     /// True if, in a mesh without workspaces, only owner-tier devices call it.
     pub owner_only: bool,
-    /// Of its whole declaration, as it is shown to whoever approves it.
+    /// Of its whole declaration, as it is shown to whoever approves it; its card is part of it, by the hash that names it.
     pub hash: Hash,
+    /// True if its node holds it back until an owner has approved it as it is now.
+    pub review: bool,
 }
 
 impl Offered {
-    /// A tool as its node declares it. How many of its runs there may be at once is its node's affair, and nobody is
-    /// asked again when that changes.
+    /// A tool as its node declares it. How many of its runs there may be at once is its node's affair, and so is its fitness:
+    /// nobody is asked again when these change.
     #[must_use]
     pub fn of(tool: &ToolDecl) -> Self {
-        let shown = ToolDecl { at_once: None, ..tool.clone() };
-        Self { name: tool.name.clone(), owner_only: tool.owner_only, hash: Hash::of(&encode(&shown)) }
+        let shown = ToolDecl { at_once: None, state: Fitness::READY, ..tool.clone() };
+        let hash = Hash::of(&encode(&shown));
+        Self { name: tool.name.clone(), owner_only: tool.owner_only, hash, review: tool.state == Fitness::REVIEW }
     }
 }
 
 /// Approval of a tool in the form in which it is offered now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolState {
-    /// As it is; or nobody ever said which tools of this device may be used.
+    /// As it is; or nobody ever said which tools of this device may be used, and its node does not hold it back.
     Approved,
     /// Not at all.
     Pending,
@@ -90,6 +93,7 @@ impl ToolState {
     #[must_use]
     pub fn of(tool: &Offered, approved: Option<&DeviceTools>) -> Self {
         match approved.map(|tools| tools.approved.get(&tool.name)) {
+            None if tool.review => Self::Pending,
             None => Self::Approved,
             Some(None) => Self::Pending,
             Some(Some(hash)) if *hash == tool.hash => Self::Approved,
@@ -451,5 +455,40 @@ fn put<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, key: &K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key.clone(), value)),
         None => drop(map.remove(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use super::*;
+    use crate::record::Effect;
+
+    #[test]
+    fn an_approval_is_bound_to_what_is_shown_and_the_card_is() {
+        let decl = ToolDecl {
+            name: "lamp".parse().unwrap(),
+            effect: Effect::Once,
+            description: "a lamp".to_owned(),
+            owner_only: false,
+            at_once: None,
+            card: Some(Hash::of(b"a card")),
+            state: Fitness::READY,
+        };
+        let approved = DeviceTools { approved: [(decl.name.clone(), Offered::of(&decl).hash)].into() };
+        let state = |decl: &ToolDecl, approved| ToolState::of(&Offered::of(decl), approved);
+        let of_now = ToolDecl { at_once: NonZeroU8::new(1), state: Fitness::UNHEALTHY, ..decl.clone() };
+        assert_eq!(state(&of_now, Some(&approved)), ToolState::Approved, "how it is now is no part of it");
+        let other = ToolDecl { card: Some(Hash::of(b"another card")), ..decl.clone() };
+        assert_eq!(state(&other, Some(&approved)), ToolState::Changed);
+        assert_eq!(state(&other, None), ToolState::Approved, "nobody ever said which may be used");
+        let held_back = ToolDecl { state: Fitness::REVIEW, ..decl };
+        assert_eq!(state(&held_back, None), ToolState::Pending, "its device asks for a yes");
+        assert_eq!(
+            state(&held_back, Some(&approved)),
+            ToolState::Approved,
+            "it has come, and its device will hear of it"
+        );
     }
 }

@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 use crate::ids::{Incarnation, PeerId, ReqId};
 use crate::io::{NewCall, Now, ToolOutcome};
-use crate::record::{Directory, Effect, Ending, Header, Outcome, Payload, Source, ToolDecl, TruncatedRun};
+use crate::record::{Directory, Effect, Ending, Fitness, Header, Outcome, Payload, Source, ToolDecl, TruncatedRun};
 
 /// Wall time at which the clocks of tests begin.
 const WALL_MS: u64 = 1_750_000_000_000;
@@ -41,7 +41,15 @@ pub const fn at(ms: u64) -> Now {
 
 /// A tool that anyone may call.
 pub fn tool(name: &str, effect: Effect) -> ToolDecl {
-    ToolDecl { name: name.parse().unwrap(), effect, description: String::new(), owner_only: false, at_once: None }
+    ToolDecl {
+        name: name.parse().unwrap(),
+        effect,
+        description: String::new(),
+        owner_only: false,
+        at_once: None,
+        card: None,
+        state: Fitness::READY,
+    }
 }
 
 /// The directory record of a desktop that offers these tools and may lead.
@@ -95,6 +103,8 @@ pub fn outcome(id: ReqId, ending: Ending) -> Outcome {
         ending,
         reason: String::new(),
         output: Payload::empty(),
+        parts: Vec::new(),
+        partial: false,
         error: String::new(),
         at_ms: 0,
         started_ms: 0,
@@ -106,7 +116,14 @@ pub fn outcome(id: ReqId, ending: Ending) -> Outcome {
 /// The end of a tool that did its work.
 pub fn done() -> ToolOutcome {
     let output = Payload::Inline(Bytes::from_static(b"1"));
-    ToolOutcome { ending: Ending::Done, reason: String::new(), output, error: String::new() }
+    ToolOutcome {
+        ending: Ending::Done,
+        reason: String::new(),
+        output,
+        parts: Vec::new(),
+        partial: false,
+        error: String::new(),
+    }
 }
 
 /// The runs that these dead entries, which come in order, amount to.

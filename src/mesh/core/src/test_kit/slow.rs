@@ -584,6 +584,8 @@ pub fn decide(world: World<'_>, request: &Request) -> (Verdict, String) {
             Some(hash) if *hash != offered.hash => return deny("tool:changed"),
             Some(_) => {}
         }
+    } else if offered.review {
+        return deny("tool:pending");
     }
 
     if !matches!(world.records.get(&Key::Mode), Some(Value::Mode(Mode::Workspaces))) {

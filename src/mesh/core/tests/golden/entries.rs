@@ -13,8 +13,8 @@ use mesh_core::policy::{
     Rule, RuleVerdict, Said, Title, Token, Value, Verdict, Workspace,
 };
 use mesh_core::record::{
-    CancelRequest, ChangeKind, Directory, Effect, Ending, Genesis, Header, MembershipChange, Outcome, Payload, Source,
-    Stay, TaggedNode, Tier, ToolDecl, TruncatedRun, Truncation,
+    CancelRequest, ChangeKind, Directory, Effect, Ending, Fitness, Genesis, Header, MembershipChange, Outcome, Part,
+    Payload, Source, Stay, TaggedNode, Tier, ToolDecl, TruncatedRun, Truncation,
 };
 use mesh_core::test_kit::{Author, at, header, offers, outcome, tool};
 
@@ -201,6 +201,20 @@ fn golden() -> Vec<(&'static str, SignedEntry)> {
     let batch = AuditBatch { rows: vec![row, edit], left_out: 1 };
     entries.push(("audit", author.says(Kind::AUDIT, encode(&batch))));
     entries.push(("approved-for-a-while", author.says(Kind::MEMBERSHIP, change(visits))));
+    let part =
+        |media_type: &str, name: &str, payload| Part { media_type: media_type.into(), name: name.into(), payload };
+    let given = Outcome {
+        output: Payload::Inline(Bytes::from_static(b"{}")),
+        parts: vec![
+            part("application/json", "", None),
+            part("image/png", "cat.png", Some(Payload::Blob { hash: Hash::of(b"a cat"), len: 1 << 20 })),
+        ],
+        partial: true,
+        ..outcome(full.id, Ending::Cancelled)
+    };
+    let carded = ToolDecl { card: Some(Hash::of(b"a card")), state: Fitness::REVIEW, ..tool("echo", Effect::Once) };
+    entries.push(("outcome-with-parts", author.says(Kind::OUTCOME, encode(&given))));
+    entries.push(("directory-with-cards", author.says(Kind::DIRECTORY, encode(&offers(vec![carded])))));
     entries
 }
 

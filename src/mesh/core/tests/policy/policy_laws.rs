@@ -163,6 +163,7 @@ fn devices() -> impl Strategy<Value = Vec<(Key, Value, DeviceFacts)>> {
                 name: parse(tool),
                 owner_only: tool == "cam.turn",
                 hash: Hash::of(tool.as_bytes()),
+                review: tool == "cam.turn",
             });
             let facts = DeviceFacts {
                 peer: peer(node),
@@ -455,7 +456,8 @@ fn cases() -> u32 {
 fn seed_w4_a_workspace_allows_and_denies_by_patterns_of_tools_and_deny_wins() {
     let mut world = World::default();
     for (node, tools) in [("iphone-sean", ["camera", "exec.run"]), ("server", ["camera", "exec.run"])] {
-        let tools = tools.map(|tool| Offered { name: parse(tool), owner_only: true, hash: Hash::ZERO }).to_vec();
+        let tools =
+            tools.map(|tool| Offered { name: parse(tool), owner_only: true, hash: Hash::ZERO, review: false }).to_vec();
         let facts = DeviceFacts {
             peer: peer(node),
             node: parse(node),

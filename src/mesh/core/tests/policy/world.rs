@@ -128,7 +128,7 @@ impl World {
                 "pending" => {}
                 other => panic!("{other}"),
             }
-            tools.push(Offered { name, owner_only: !open.contains(tool), hash });
+            tools.push(Offered { name, owner_only: !open.contains(tool), hash, review: false });
         }
         let tier = match said["tier"].as_str().unwrap() {
             "owner" => Tier::Owner,

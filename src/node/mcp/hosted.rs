@@ -1,0 +1,516 @@
+//! A hosted server as a provider: started, watched, started anew when it ends, and its tools offered as far as its owner has seen
+//! them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mesh_core::ids::{Hash, ToolName};
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::result::{self, Mapped};
+use super::secrets::{self, Mask, Secrets};
+use super::session::Session;
+use super::spec::{CancelPolicy, PipesSpec, ServerSpec, Transport};
+use super::tools::{self, Listed, PinFile, Pinned};
+use super::wire::{self, Era, Greeted, INVALID_PARAMS, RpcError};
+use crate::config::value::show_duration;
+use crate::node::builtin::INVALID_ARGUMENT;
+use crate::node::provider::{Job, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::runtime::outcome::{RunEnd, RunOutcome};
+use crate::runtime::process::{Launcher, Spec};
+use crate::runtime::server::{Server, Tail};
+use crate::runtime::spool::SpoolError;
+use crate::tasks::TaskGroup;
+
+/// First wait before a server that ended is started anew; doubled each time.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Longest such wait: it is never given up.
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// Time of work after which a server that ends is not thought to be broken.
+const HEALTHY_AFTER: Duration = Duration::from_mins(1);
+/// Time for a server to answer a call that was cancelled: it is to work within 2 s.
+const CANCEL_WITHIN: Duration = Duration::from_millis(1500);
+/// Time for calls to end when the agent stops.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// Characters of what a server wrote to its error stream that are told with its end.
+const TAIL_CHARS_MAX: usize = 400;
+
+/// All that servers are hosted with. Cheap to clone.
+#[derive(Clone)]
+pub struct McpHost {
+    /// Starts them.
+    pub launcher: Launcher,
+    /// The directory of pins.
+    pub pins: PathBuf,
+    /// Reads secrets.
+    pub secrets: Arc<dyn Secrets>,
+    /// Tools of this device that were approved, as they were shown.
+    pub approved: watch::Receiver<Arc<BTreeMap<ToolName, Hash>>>,
+    /// Tasks of the agent.
+    pub tasks: TaskGroup,
+}
+
+impl fmt::Debug for McpHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("McpHost").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
+
+/// A hosted server.
+pub struct Hosted {
+    spec: ServerSpec,
+    shared: Arc<Shared>,
+    ended: watch::Receiver<bool>,
+}
+
+struct Shared {
+    offers: watch::Sender<Arc<Offers>>,
+    live: Mutex<Option<Arc<Live>>>,
+    runs: Runs,
+    stop: CancellationToken,
+}
+
+/// A server that answers.
+struct Live {
+    session: Session,
+    era: Era,
+    /// Names of its tools at the server, by those that they have here.
+    names: Mutex<BTreeMap<ToolName, String>>,
+    at_work: AtomicUsize,
+    restart: Notify,
+    mask: Mask,
+}
+
+impl fmt::Debug for Hosted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hosted").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Hosted {
+    /// Hosts a server: it is started soon.
+    #[must_use]
+    pub fn start(spec: ServerSpec, host: McpHost) -> Self {
+        let starting = Offers { state: State::Starting { step: "its server".to_owned() }, ..Offers::default() };
+        let shared = Arc::new(Shared {
+            offers: watch::Sender::new(Arc::new(starting)),
+            live: Mutex::default(),
+            runs: Runs::default(),
+            stop: CancellationToken::new(),
+        });
+        let (over, ended) = watch::channel(false);
+        let keeper = Keeper { spec: spec.clone(), pins: PinFile::new(&host.pins, &spec.name), shared: shared.clone() };
+        host.tasks.clone().spawn(async move {
+            keeper.keep(host).await;
+            over.send_replace(true);
+        });
+        Self { spec, shared, ended }
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub fn spec(&self) -> &ServerSpec {
+        &self.spec
+    }
+}
+
+impl Provider for Hosted {
+    fn offers(&self) -> watch::Receiver<Arc<Offers>> {
+        self.shared.offers.subscribe()
+    }
+
+    fn take(&self, job: Job) -> Box<dyn Run> {
+        let live = self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::new(HostedRun {
+            server: self.spec.name.clone(),
+            cancel_policy: self.spec.cancel,
+            live,
+            job,
+            place: self.shared.runs.enter(),
+        })
+    }
+
+    fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.shared.runs.stop(until).await;
+            self.shared.stop.cancel();
+            let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        })
+    }
+}
+
+/// Keeps a server running.
+struct Keeper {
+    spec: ServerSpec,
+    pins: PinFile,
+    shared: Arc<Shared>,
+}
+
+/// The end of one process of a server.
+enum Over {
+    /// It is not to run any more.
+    Stopped,
+    /// It is to be started anew at once.
+    Restart,
+    /// It ended, or it does not work.
+    Broken(String),
+}
+
+impl Keeper {
+    async fn keep(self, host: McpHost) {
+        let pipes = match &self.spec.transport {
+            Transport::Pipes(pipes) => pipes.clone(),
+            Transport::Http(_) => {
+                let why = "servers at an address (Streamable HTTP) are not hosted by this version: give the command that runs it";
+                self.set_state(State::Unhealthy { why: why.to_owned() });
+                return;
+            }
+        };
+        let (mut wait, mut failures, mut legacy_only) = (BACKOFF_FIRST, 0_u32, false);
+        let stopping = host.tasks.stopping();
+        loop {
+            let began = Instant::now();
+            let over = self.run_once(&host, &pipes, &mut legacy_only).await;
+            *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let why = match over {
+                Over::Stopped => return,
+                Over::Restart => {
+                    self.set_state(State::Starting { step: "its server, anew".to_owned() });
+                    continue;
+                }
+                Over::Broken(why) => why,
+            };
+            if began.elapsed() >= HEALTHY_AFTER {
+                (wait, failures) = (BACKOFF_FIRST, 0);
+            }
+            failures += 1;
+            tracing::warn!(server = %self.spec.name, failures, "a hosted server ended: {why}");
+            self.set_state(State::Unhealthy { why });
+            // Several that ended together do not come back together.
+            let jitter = wait.mul_f64(f64::from(began.elapsed().subsec_nanos() % 1000) / 4000.0);
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return,
+                () = stopping.cancelled() => return,
+                () = sleep(wait + jitter) => {}
+            }
+            wait = (wait * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    fn set_state(&self, state: State) {
+        self.shared.offers.send_modify(|offers| Arc::make_mut(offers).state = state);
+    }
+
+    async fn run_once(&self, host: &McpHost, pipes: &PipesSpec, legacy_only: &mut bool) -> Over {
+        let (values, secrets) = (pipes.env.clone(), host.secrets.clone());
+        let resolved = tokio::task::spawn_blocking(move || secrets::resolve(&values, &*secrets)).await;
+        let (env, mask) = match resolved.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(resolved) => resolved,
+            Err(why) => return Over::Broken(why),
+        };
+        let PipesSpec { command, args, cwd, .. } = pipes.clone();
+        let spec = Spec { command, args, env, cwd, keep_running: false };
+        let (mut server, stdin, stdout, errors) = match Server::start(&host.launcher, spec).await {
+            Ok(started) => started,
+            Err(why) => return Over::Broken(format!("did not start: {why}")),
+        };
+        let tail = Tail::default();
+        let (session, work) = Session::over(stdout, stdin);
+        let talk = async {
+            // Its work ends with the conversation; then the process is given a moment to say how it ended.
+            tokio::select! {
+                over = self.converse(host, &session, mask.clone(), legacy_only) => over,
+                why = work => Over::Broken(why),
+            }
+        };
+        let over = {
+            let mut reading = std::pin::pin!(errors.into_tail(tail.clone()));
+            let mut talk = std::pin::pin!(talk);
+            let mut read = false;
+            loop {
+                tokio::select! {
+                    over = &mut talk => break over,
+                    () = &mut reading, if !read => read = true,
+                }
+            }
+        };
+        drop(session);
+        if let Some(live) = &*self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) {
+            live.restart.notify_waiters();
+        }
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let over = match over {
+            Over::Broken(why) => {
+                let exit = timeout(CANCEL_WITHIN, server.ended()).await.ok();
+                let why = exit.map_or(why, |exit| format!("its server ended: {exit}"));
+                let said = mask.hide(&tail.text());
+                let last = said.chars().rev().take(TAIL_CHARS_MAX).collect::<Vec<_>>();
+                let last: String = last.into_iter().rev().collect();
+                Over::Broken(if last.is_empty() { why } else { format!("{why}; it wrote last: {last}") })
+            }
+            over @ (Over::Stopped | Over::Restart) => over,
+        };
+        server.end().await;
+        over
+    }
+
+    /// Speaks to a server that was started, until there is a reason not to.
+    async fn converse(&self, host: &McpHost, session: &Session, mask: Mask, legacy_only: &mut bool) -> Over {
+        let pins = self.pins.clone();
+        let pinned = tokio::task::spawn_blocking(move || pins.read()).await;
+        let mut pinned = pinned.unwrap_or_else(|error| Pinned::Unreadable(error.to_string()));
+        if let Pinned::Unreadable(why) = &pinned {
+            tracing::warn!(server = %self.spec.name, "its pins cannot be read, so all its tools are in review: {why}");
+        }
+        let known = match &pinned {
+            _ if *legacy_only => Some(Era::Legacy),
+            Pinned::As(pins) => pins.era,
+            Pinned::Never | Pinned::Unreadable(_) => None,
+        };
+        let stopping = host.tasks.stopping();
+        let stopped = || async {
+            tokio::select! {
+                () = self.shared.stop.cancelled() => {}
+                () = stopping.cancelled() => self.shared.runs.stop(Instant::now() + STOP_WITHIN).await,
+            }
+        };
+        let greeted = tokio::select! {
+            () = stopped() => return Over::Stopped,
+            greeted = session.greet(known) => greeted,
+        };
+        let (era, greeted) = match greeted {
+            Ok(greeted) => greeted,
+            Err(error) => {
+                // One that breaks down at words of the newer era gets those of the older alone the next time.
+                *legacy_only = known != Some(Era::Legacy) && !*legacy_only;
+                return Over::Broken(error.to_string());
+            }
+        };
+        let live = Arc::new(Live {
+            session: session.clone(),
+            era,
+            names: Mutex::default(),
+            at_work: AtomicUsize::new(0),
+            restart: Notify::new(),
+            mask,
+        });
+        let _listening = if era == Era::Modern { session.listen().await } else { None };
+        let (mut changes, mut approved) = (session.changes(), host.approved.clone());
+        loop {
+            changes.mark_unchanged();
+            approved.mark_unchanged();
+            let told = tokio::select! {
+                () = stopped() => return Over::Stopped,
+                told = session.tools(era) => told,
+            };
+            match told {
+                Ok(told) => {
+                    let yes = approved.borrow_and_update().clone();
+                    self.offer(&live, &greeted, &told, &mut pinned, &yes).await;
+                }
+                Err(error) => return Over::Broken(error.to_string()),
+            }
+            tokio::select! {
+                () = stopped() => return Over::Stopped,
+                () = live.restart.notified() => return Over::Restart,
+                changed = changes.changed() => if changed.is_err() {
+                    return Over::Broken("it has closed its output".to_owned());
+                },
+                // Nobody approves anything any more; the agent goes down.
+                changed = approved.changed() => if changed.is_err() {
+                    stopped().await;
+                    return Over::Stopped;
+                },
+            }
+        }
+    }
+
+    /// Offers what a server lists, as far as it was seen.
+    async fn offer(
+        &self,
+        live: &Arc<Live>,
+        greeted: &Greeted,
+        told: &[Value],
+        pinned: &mut Pinned,
+        approved: &BTreeMap<ToolName, Hash>,
+    ) {
+        let (spec, greeted, told) = (self.spec.clone(), greeted.clone(), told.to_vec());
+        let (of, approved, era, file) = (pinned.clone(), approved.clone(), live.era, self.pins.clone());
+        // Schemas are compiled, and the pins written, beside the loop.
+        let read = tokio::task::spawn_blocking(move || {
+            let mut listed = tools::listed(&spec, &greeted, &told);
+            let pins = tools::review(&spec, &of, &mut listed, &approved, (&greeted, era));
+            // What cannot be read is not written over: somebody may want to look at it.
+            let kept = match &of {
+                Pinned::Unreadable(_) => Ok(()),
+                Pinned::As(old) if *old == pins => Ok(()),
+                Pinned::As(_) | Pinned::Never => file.write(&pins),
+            };
+            (listed, pins, kept)
+        });
+        let Ok((listed, pins, kept)) = read.await else { return };
+        let Listed { tools, absent } = listed;
+        if let Err(error) = kept {
+            tracing::warn!(server = %self.spec.name, %error, "its pins could not be written: its tools are in review after a start");
+        }
+        for (tool, why) in absent {
+            tracing::warn!(server = %self.spec.name, "its tool `{tool}` is not offered: {why}");
+        }
+        if !matches!(pinned, Pinned::Unreadable(_)) {
+            *pinned = Pinned::As(pins);
+        }
+        let names = tools.iter().map(|(name, tool)| (name.clone(), tool.own_name.clone())).collect();
+        *live.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+        let tools = tools.into_iter().map(|(name, tool)| (name, tool.offer)).collect();
+        let offers = Arc::new(Offers { state: State::Ready, tools });
+        self.shared.offers.send_if_modified(|held| {
+            let differs = *held != offers;
+            held.clone_from(&offers);
+            differs
+        });
+    }
+}
+
+struct HostedRun {
+    server: String,
+    cancel_policy: CancelPolicy,
+    live: Option<Arc<Live>>,
+    job: Job,
+    place: Place,
+}
+
+/// Counts a run among those of a server.
+struct AtWork(Arc<Live>);
+
+impl AtWork {
+    fn new(live: Arc<Live>) -> Self {
+        live.at_work.fetch_add(1, Ordering::AcqRel);
+        Self(live)
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Run for HostedRun {
+    fn finish<'a>(
+        self: Box<Self>,
+        parts: &'a mut Parts<'_>,
+        cancel: &'a CancellationToken,
+    ) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(async move { self.run(parts, cancel).await.into() })
+    }
+}
+
+impl HostedRun {
+    async fn run(self, parts: &mut Parts<'_>, cancel: &CancellationToken) -> RunEnd {
+        let Self { server, cancel_policy, live, job, place } = self;
+        let not_started = |why: &str| RunEnd::NotStarted(format!("the server `{server}` {why}"));
+        let Some(live) = live else { return not_started("does not run now") };
+        let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
+        let Some(own_name) = own_name else { return not_started("does not offer it any more") };
+        let arguments = match serde_json::from_slice::<Value>(&job.arguments) {
+            Ok(arguments @ Value::Object(_)) => arguments,
+            Ok(_) | Err(_) => return RunEnd::Denied(format!("{INVALID_ARGUMENT}they must be an object")),
+        };
+        let at_work = AtWork::new(live.clone());
+        let until = Instant::now() + job.timeout;
+        let asked = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()),
+            () = sleep_until(until) => return not_started("takes nothing: it does not read what it is asked"),
+            asked = live.session.call(live.era, &own_name, arguments) => asked,
+        };
+        let Ok(mut asked) = asked else { return not_started("has just ended") };
+        let mut told_enough = false;
+        let (why, reason) = loop {
+            tokio::select! {
+                biased;
+                answer = &mut asked.answer => {
+                    drop(at_work);
+                    return match answer {
+                        Ok(answer) => given(answer, &live.mask, parts).await,
+                        Err(_) => RunEnd::Lost(format!("the server `{server}` ended while it ran: it may have happened")),
+                    };
+                }
+                note = asked.notes.recv(), if !told_enough => match note {
+                    Some(note) => (parts.note)(live.mask.hide(&note)),
+                    None => told_enough = true,
+                },
+                () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
+                () = sleep_until(until) => break (Stopped::TimedOut, "its time is up"),
+                () = place.ended() => break (Stopped::Replaced, "its server is replaced"),
+            }
+        };
+        live.session.tell(wire::cancelled(asked.id, reason));
+        // Some answer then, some go on, some end.
+        let answered = timeout(CANCEL_WITHIN, &mut asked.answer).await;
+        if answered.is_err() && cancel_policy == CancelPolicy::Restart && live.at_work.load(Ordering::Acquire) == 1 {
+            live.restart.notify_one();
+        }
+        let goes_on = if answered.is_ok() { "" } else { ": told to stop; it may go on" };
+        match why {
+            Stopped::Cancelled => RunEnd::Cancelled(format!("cancelled while it ran{goes_on}")),
+            Stopped::TimedOut => RunEnd::Limit(format!("timed out after {}{goes_on}", show_duration(job.timeout))),
+            Stopped::Replaced => RunEnd::Lost("its server was replaced or taken away while it ran".to_owned()),
+        }
+    }
+}
+
+/// A reason for which a run was stopped.
+enum Stopped {
+    Cancelled,
+    TimedOut,
+    Replaced,
+}
+
+/// Gives what a server answered.
+async fn given(answer: Result<Value, RpcError>, mask: &Mask, parts: &mut Parts<'_>) -> RunEnd {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            let said = mask.hide(&crate::text::visible(&error.message)).chars().take(1000).collect::<String>();
+            return if error.code == INVALID_PARAMS {
+                RunEnd::Denied(format!("{INVALID_ARGUMENT}{said}"))
+            } else {
+                RunEnd::Failed(format!("its server answered: {said} ({})", error.code))
+            };
+        }
+    };
+    let Mapped { parts: given, failed } = result::of(&answer);
+    let pushed = async {
+        for (n, (kind, bytes)) in given.into_iter().enumerate() {
+            if n == 0 {
+                parts.spool.set_kind(kind);
+            } else {
+                parts.spool.begin(kind).await?;
+            }
+            parts.spool.push(&bytes).await?;
+        }
+        Ok::<_, SpoolError>(())
+    };
+    match (pushed.await, failed) {
+        (Err(why @ SpoolError::TooLarge(_)), _) => RunEnd::Limit(why.story()),
+        (Err(why), _) => RunEnd::Failed(why.story()),
+        (Ok(()), Some(why)) => RunEnd::Failed(mask.hide(&why)),
+        (Ok(()), None) => RunEnd::Done,
+    }
+}

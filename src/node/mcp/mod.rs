@@ -1,0 +1,13 @@
+//! MCP servers that this device hosts: what is said of them ([`spec`]), and how they are run ([`hosted`]).
+//!
+//! `wire`, `result` and `tools` are pure: messages, answers as parts, lists of tools and what of them is in review. `session` is a
+//! conversation over two streams; `hosted` keeps the process that it is with.
+
+pub mod hosted;
+mod result;
+pub mod secrets;
+mod session;
+pub mod settings;
+pub mod spec;
+mod tools;
+mod wire;

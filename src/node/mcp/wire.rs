@@ -1,0 +1,291 @@
+//! Messages of MCP on a stream of lines, in both eras that are in use: that of `initialize` (up to 2025-11-25), and that in which
+//! each request says for itself which version it is of (2026-07-28). Pure: no stream, no clock.
+
+use serde_json::{Map, Value, json};
+
+/// Longest line of a server, bytes. Beyond, the server is ended: what it answered is lost, and whoever asked would wait for ever.
+pub(super) const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The version of the newer era that is spoken.
+const MODERN: &str = "2026-07-28";
+/// The version that is asked for in the older era; a server may answer with one before it.
+const LEGACY: &str = "2025-11-25";
+/// Members of `_meta` of a request of the newer era.
+const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+const META_CLIENT: &str = "io.modelcontextprotocol/clientInfo";
+const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+const META_SERVER: &str = "io.modelcontextprotocol/serverInfo";
+
+/// Errors of JSON-RPC that decide something here.
+pub(super) const INVALID_PARAMS: i64 = -32602;
+const METHOD_NOT_FOUND: i64 = -32601;
+/// Errors of the newer era alone: who answers `server/discover` with one knows it.
+const UNSUPPORTED_VERSION: i64 = -32022;
+const MISSING_CAPABILITY: i64 = -32021;
+const HEADER_MISMATCH: i64 = -32020;
+
+/// Era of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Era {
+    /// Up to 2025-11-25.
+    Legacy,
+    /// 2026-07-28.
+    Modern,
+}
+
+/// A message of a server.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Incoming {
+    /// The answer to a request of ours.
+    Answer(u64, Result<Value, RpcError>),
+    /// It asks for something.
+    Asks {
+        /// As it wrote it.
+        id: Value,
+        /// What it asks for.
+        method: String,
+    },
+    /// The list of its tools has changed.
+    ToolsChanged,
+    /// A run has got on.
+    Progress(Progress),
+    /// Something else, which is no matter here.
+    Other,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Progress {
+    /// The request that it is of.
+    pub(super) token: u64,
+    /// For people: `40% text`.
+    pub(super) note: String,
+}
+
+/// An error that a server answers with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RpcError {
+    /// Its number.
+    pub(super) code: i64,
+    /// For people.
+    pub(super) message: String,
+}
+
+impl RpcError {
+    /// True if a server that answers `server/discover` with it does not know that: it is of the older era.
+    pub(super) const fn is_of_legacy(&self) -> bool {
+        !matches!(self.code, UNSUPPORTED_VERSION | MISSING_CAPABILITY | HEADER_MISMATCH)
+    }
+}
+
+/// Reads a line; `None`: it is no message.
+pub(super) fn read(line: &[u8]) -> Option<Incoming> {
+    let message: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    let method = message.get("method").and_then(Value::as_str);
+    let Some(method) = method else {
+        let id = message.get("id")?.as_u64()?;
+        let answer = match (message.get("result"), message.get("error")) {
+            (Some(result), None) => Ok(result.clone()),
+            (_, Some(error)) => Err(RpcError {
+                code: error.get("code").and_then(Value::as_i64).unwrap_or_default(),
+                message: error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned(),
+            }),
+            (None, None) => return None,
+        };
+        return Some(Incoming::Answer(id, answer));
+    };
+    if let Some(id) = message.get("id") {
+        return Some(Incoming::Asks { id: id.clone(), method: method.to_owned() });
+    }
+    Some(match method {
+        "notifications/tools/list_changed" => Incoming::ToolsChanged,
+        "notifications/progress" => {
+            message.get("params").and_then(progress).map_or(Incoming::Other, Incoming::Progress)
+        }
+        _ => Incoming::Other,
+    })
+}
+
+fn progress(params: &Value) -> Option<Progress> {
+    let number = |name: &str| params.get(name).and_then(Value::as_f64);
+    let share = match (number("progress"), number("total")) {
+        (Some(done), Some(total)) if total > 0.0 && done.is_finite() => {
+            format!("{:.0}%", (done / total * 100.0).clamp(0.0, 100.0))
+        }
+        (Some(done), _) => done.to_string(),
+        (None, _) => String::new(),
+    };
+    let said = params.get("message").and_then(Value::as_str).map(crate::text::visible).unwrap_or_default();
+    let note =
+        [share.as_str(), said.trim()].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
+    let token = params.get("progressToken")?.as_u64()?;
+    Some(Progress { token, note: note.chars().take(200).collect() })
+}
+
+fn line(message: &Value) -> Vec<u8> {
+    let mut line = message.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+fn client() -> Value {
+    json!({ "name": "sigil", "version": env!("CARGO_PKG_VERSION") })
+}
+
+/// A request, in the words of an era.
+pub(super) fn request(era: Era, id: u64, method: &str, mut params: Map<String, Value>, progress: bool) -> Vec<u8> {
+    let mut meta = Map::new();
+    if era == Era::Modern {
+        meta.insert(META_VERSION.to_owned(), MODERN.into());
+        meta.insert(META_CLIENT.to_owned(), client());
+        meta.insert(META_CAPABILITIES.to_owned(), json!({}));
+    }
+    if progress {
+        meta.insert("progressToken".to_owned(), id.into());
+    }
+    if !meta.is_empty() {
+        params.insert("_meta".to_owned(), Value::Object(meta));
+    }
+    line(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }))
+}
+
+/// The first request of an era.
+pub(super) fn hello(era: Era, id: u64) -> Vec<u8> {
+    match era {
+        Era::Modern => request(era, id, "server/discover", Map::new(), false),
+        Era::Legacy => {
+            let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client() });
+            line(&json!({ "jsonrpc": "2.0", "id": id, "method": "initialize", "params": params }))
+        }
+    }
+}
+
+/// What a server said of itself when it was greeted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Greeted {
+    /// Its own name.
+    pub(super) name: String,
+    /// Its version.
+    pub(super) version: String,
+}
+
+/// Reads the answer to [`hello`]. The error says why it cannot be spoken to.
+pub(super) fn greeted(era: Era, answer: &Value) -> Result<Greeted, String> {
+    let info = match era {
+        Era::Legacy => {
+            let version = answer.get("protocolVersion").and_then(Value::as_str);
+            if !version.is_some_and(|version| ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY].contains(&version)) {
+                return Err(format!("it speaks version {}, which sigil does not", version.unwrap_or("none")));
+            }
+            answer.get("serverInfo")
+        }
+        Era::Modern => {
+            let versions = answer.get("supportedVersions").and_then(Value::as_array);
+            if !versions.is_some_and(|versions| versions.iter().any(|version| version == MODERN)) {
+                return Err("it speaks no version that sigil does".to_owned());
+            }
+            answer.get("_meta").and_then(|meta| meta.get(META_SERVER))
+        }
+    };
+    let text = |name: &str| {
+        let text = info.and_then(|info| info.get(name)).and_then(Value::as_str).unwrap_or_default();
+        crate::text::visible(text).chars().take(100).collect::<String>()
+    };
+    Ok(Greeted { name: text("name"), version: text("version") })
+}
+
+/// Said after the older era's greeting was answered.
+pub(super) fn initialized() -> Vec<u8> {
+    line(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }))
+}
+
+/// Asks to be told when the list of tools changes, which in the older era is told unasked.
+pub(super) fn listen(id: u64) -> Vec<u8> {
+    let params = json!({ "notifications": { "toolsListChanged": true } });
+    let Value::Object(params) = params else { return Vec::new() };
+    request(Era::Modern, id, "subscriptions/listen", params, false)
+}
+
+/// Tells that nobody waits for a request any more.
+pub(super) fn cancelled(id: u64, reason: &str) -> Vec<u8> {
+    let params = json!({ "requestId": id, "reason": reason });
+    line(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params }))
+}
+
+/// The answer to what a server asks: we say that we can do nothing but be there.
+pub(super) fn answer(id: &Value, method: &str) -> Vec<u8> {
+    line(&if method == "ping" {
+        json!({ "jsonrpc": "2.0", "id": id, "result": {} })
+    } else {
+        json!({ "jsonrpc": "2.0", "id": id, "error": { "code": METHOD_NOT_FOUND, "message": "sigil does not do this for servers" } })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: Vec<u8>) -> Value {
+        assert!(line.ends_with(b"\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
+        serde_json::from_slice(&line).unwrap()
+    }
+
+    #[test]
+    fn answers_notifications_and_nonsense_are_told_apart() {
+        let ok = read(br#"{"jsonrpc":"2.0","id":3,"result":{"a":1}}"#);
+        assert_eq!(ok, Some(Incoming::Answer(3, Ok(json!({"a": 1})))));
+        let error = read(br#"{"jsonrpc":"2.0","id":3,"error":{"code":-32602,"message":"bad"}}"#);
+        let bad = RpcError { code: INVALID_PARAMS, message: "bad".to_owned() };
+        assert_eq!(error, Some(Incoming::Answer(3, Err(bad))));
+        assert_eq!(read(br#"{"method":"notifications/tools/list_changed"}"#), Some(Incoming::ToolsChanged));
+        assert_eq!(read(br#"{"method":"x"}"#), Some(Incoming::Other));
+        assert!(matches!(read(br#"{"id":"a","method":"ping"}"#), Some(Incoming::Asks { .. })));
+        for none in
+            [&b"this is not JSON"[..], b"\xff\xfe\x00", b"[]", b"7", b"{}", br#"{"id":1}"#, br#"{"id":-1,"result":1}"#]
+        {
+            assert_eq!(read(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn progress_is_a_share_and_a_text() {
+        let note =
+            |params: &str| match read(format!(r#"{{"method":"notifications/progress","params":{params}}}"#).as_bytes())
+            {
+                Some(Incoming::Progress(Progress { token: 7, note })) => note,
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(note(r#"{"progressToken":7,"progress":2,"total":5,"message":"step\u202e 2"}"#), "40% step 2");
+        assert_eq!(note(r#"{"progressToken":7,"progress":9,"total":5}"#), "100%");
+        assert_eq!(note(r#"{"progressToken":7,"progress":1.5}"#), "1.5");
+        assert_eq!(note(r#"{"progressToken":7,"message":"busy"}"#), "busy");
+        assert_eq!(
+            read(br#"{"method":"notifications/progress","params":{"progressToken":"x"}}"#),
+            Some(Incoming::Other)
+        );
+    }
+
+    #[test]
+    fn each_era_is_greeted_in_its_words() {
+        let old = said(hello(Era::Legacy, 1));
+        assert_eq!((old["method"].as_str(), old["params"]["capabilities"].clone()), (Some("initialize"), json!({})));
+        assert_eq!(said(hello(Era::Modern, 1))["params"]["_meta"][META_VERSION], MODERN);
+        let greeting = json!({"protocolVersion": "2025-06-18", "serverInfo": {"name": "x\u{200b}", "version": "1"}});
+        assert_eq!(greeted(Era::Legacy, &greeting), Ok(Greeted { name: "x".into(), version: "1".into() }));
+        assert!(greeted(Era::Legacy, &json!({"protocolVersion": "1999-01-01"})).is_err());
+        let greeting = json!({"supportedVersions": [MODERN], "_meta": {META_SERVER: {"name": "y"}}});
+        assert_eq!(greeted(Era::Modern, &greeting).unwrap().name, "y");
+        assert!(greeted(Era::Modern, &json!({})).is_err());
+        let unknown = RpcError { code: METHOD_NOT_FOUND, message: String::new() };
+        assert!(unknown.is_of_legacy());
+        assert!(!RpcError { code: UNSUPPORTED_VERSION, ..unknown }.is_of_legacy());
+    }
+
+    #[test]
+    fn a_server_gets_an_answer_to_all_that_it_asks() {
+        assert_eq!(said(answer(&json!("a"), "ping"))["result"], json!({}));
+        assert_eq!(said(answer(&json!(1), "sampling/createMessage"))["error"]["code"], METHOD_NOT_FOUND);
+        let call = said(request(Era::Legacy, 4, "tools/call", Map::new(), true));
+        assert_eq!(call["params"]["_meta"], json!({ "progressToken": 4 }));
+    }
+}

@@ -1,0 +1,172 @@
+//! A program that stays: started like any other, in a process group of its own, spoken to by its three streams, and ended
+//! honestly. Nothing of its group outlives it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::time::timeout;
+
+use super::process::{Launcher, Running, Spec, show_exit};
+
+/// Between the end of its input, `SIGTERM` and `SIGKILL`.
+const GRACE: Duration = Duration::from_millis(500);
+/// Time that a killed process is waited for. One that hangs in the kernel may take for ever.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of its error stream that are kept, the last ones.
+const TAIL_BYTES_MAX: usize = 4096;
+
+/// A running program. Its group is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    running: Running,
+}
+
+/// The last that a program wrote to its error stream. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+
+impl Tail {
+    /// Reads a stream until it ends.
+    pub async fn read(self, mut stream: impl AsyncRead + Unpin) {
+        let mut chunk = vec![0; 4096];
+        while let Ok(len @ 1..) = stream.read(&mut chunk).await {
+            let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            tail.extend(chunk.iter().take(len));
+            let over = tail.len().saturating_sub(TAIL_BYTES_MAX);
+            tail.drain(..over);
+        }
+    }
+
+    /// The last that came, in lines, without control characters.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let tail: Vec<u8> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        crate::text::visible_lines(&String::from_utf8_lossy(&tail)).trim().to_owned()
+    }
+}
+
+impl Server {
+    /// Starts a program. Returns it with what it reads, what it writes, and the end of its error stream, which `stderr` reads.
+    ///
+    /// # Errors
+    /// The reason for which it did not start, for people.
+    pub async fn start(launcher: &Launcher, spec: Spec) -> Result<(Self, ChildStdin, ChildStdout, Errors), String> {
+        let mut running = launcher.launch(spec).started().await?;
+        match running.streams() {
+            (Some(stdin), Some(stdout), Some(stderr)) => {
+                Ok((Self { running }, stdin, stdout, Errors(Box::new(stderr))))
+            }
+            _ => Err("it has not all of its streams".to_owned()),
+        }
+    }
+
+    /// Waits until it has ended by itself; says how. What is left of its group is ended then.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn ended(&mut self) -> String {
+        let exit = self.running.child.wait().await;
+        self.running.group.kill();
+        exit.map_or_else(|error| format!("waiting for it: {error}"), show_exit)
+    }
+
+    /// Ends it. Whoever calls has closed its input: it is given a moment to end by itself, then told to, then killed.
+    pub async fn end(mut self) {
+        if timeout(GRACE, self.running.child.wait()).await.is_err() {
+            self.running.group.terminate();
+            let _ = timeout(GRACE, self.running.child.wait()).await;
+        }
+        self.running.group.kill();
+        let _ = timeout(KILL_WAIT, self.running.child.wait()).await;
+    }
+}
+
+/// The error stream of a program.
+pub struct Errors(Box<dyn AsyncRead + Send + Unpin>);
+
+impl Errors {
+    /// Keeps the last of it in `tail`, until it ends.
+    pub async fn into_tail(self, tail: Tail) {
+        tail.read(self.0).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::tasks::TaskGroup;
+
+    fn launcher(dir: &std::path::Path) -> Launcher {
+        Launcher::start(dir.join("work"), None, &TaskGroup::default()).unwrap()
+    }
+
+    fn sh(script: &str) -> Spec {
+        let args = vec!["-c".to_owned(), script.to_owned()];
+        Spec { command: "sh".into(), args, env: BTreeMap::new(), cwd: None, keep_running: false }
+    }
+
+    fn alive(pid: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    async fn line(stdout: &mut ChildStdout) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            line.push(stdout.read_u8().await.unwrap());
+        }
+        String::from_utf8(line).unwrap().trim().to_owned()
+    }
+
+    #[tokio::test]
+    async fn it_answers_and_ends_when_its_input_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (server, mut stdin, mut stdout, errors) =
+            Server::start(&launcher(dir.path()), sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"))
+                .await
+                .unwrap();
+        stdin.write_all(b"x\n").await.unwrap();
+        assert_eq!(line(&mut stdout).await, "got x");
+        drop(stdin);
+        let began = std::time::Instant::now();
+        server.end().await;
+        assert!(began.elapsed() < GRACE * 2, "it needed no signal");
+        let tail = Tail::default();
+        errors.into_tail(tail.clone()).await;
+        assert_eq!(tail.text(), "warn\nbye");
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_listen_is_ended_with_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "trap '' TERM; sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & echo $$; while :; do sleep 1; done";
+        let (server, stdin, mut stdout, _errors) = Server::start(&launcher(dir.path()), sh(script)).await.unwrap();
+        let pids = [line(&mut stdout).await, line(&mut stdout).await];
+        drop(stdin);
+        server.end().await;
+        for pid in pids {
+            let gone = async {
+                while alive(&pid) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(5), gone).await.expect("nothing of it is left");
+        }
+    }
+
+    #[tokio::test]
+    async fn its_end_is_told_and_so_is_why_it_did_not_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut server, _stdin, _stdout, _errors) = Server::start(&launcher(dir.path()), sh("exit 3")).await.unwrap();
+        assert_eq!(server.ended().await, "exit code 3");
+        let none = Spec { command: "/nowhere/x".into(), ..sh("") };
+        let why = Server::start(&launcher(dir.path()), none).await.err().unwrap();
+        assert!(why.contains("/nowhere/x") && why.contains("not found"), "{why}");
+    }
+}

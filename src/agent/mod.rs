@@ -19,12 +19,15 @@ use crate::mesh::store::Store;
 use crate::mesh::transport::Code;
 use crate::mesh::{self, Adapters, Parts, Surroundings};
 use crate::node::catalogue::Catalogue;
+use crate::node::commands::Starter;
 use crate::node::declared::{self, Declared};
 use crate::node::host::ToolHost;
+use crate::node::plugins::Plugins;
 use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
 use crate::runtime::process::Launcher;
+use crate::secrets::Secrets;
 use crate::tasks::TaskGroup;
 use doors::Around;
 use error::{at, in_file};
@@ -115,7 +118,15 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     // The home is ours alone from here on: what lies in there is of agents that were killed.
     let work = home.work();
     let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
-    let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?;
+    let starter = Starter { launcher, secrets: Secrets::of(home.path()) };
+    let plugins = Plugins::of(home.path());
+    plugins.tidy();
+    let stamp = plugins.stamp();
+    let installed = plugins.list().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no installed plugin is offered");
+        Vec::new()
+    });
+    let declared = Declared::new(&config, starter).map_err(in_file(home.path()))?.with_plugins(&installed);
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -148,7 +159,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     }
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
-    let tools = Tools { declared, host: host.clone(), publisher };
+    let tools = Tools { declared, host: host.clone(), publisher, plugins, stamp };
     let left_out = tools.left_out();
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
     for warning in left_out {
@@ -167,6 +178,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone(), memory.clone()),
         memory,
         settings: Settings::new(reloader.watch(), reload_tx),
+        roster: host.roster(),
         socket_gone: socket_gone.clone(),
     };
     let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Source;
@@ -15,6 +15,7 @@ use crate::doors::tokens::Tokens;
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
+use crate::node::roster::Roster;
 use crate::platform::FileId;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
@@ -39,6 +40,8 @@ pub struct Context {
     pub memory: MemoryHandle,
     /// The settings that run.
     pub settings: Settings,
+    /// The providers of tools in force.
+    pub roster: watch::Receiver<Arc<Roster>>,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
 }

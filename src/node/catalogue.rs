@@ -10,6 +10,7 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::record::ToolDecl;
 
 use super::provider::{Offer, Offers, Provider};
+use crate::plugin::PluginName;
 
 /// Origin of a provider. Of two that offer a tool of the same name the lesser one has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,8 @@ pub enum Origin {
     Builtin,
     /// `[tools.NAME]` of the settings.
     Settings(ToolName),
+    /// A plugin that was installed.
+    Plugin(PluginName),
 }
 
 impl fmt::Display for Origin {
@@ -25,6 +28,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Builtin => write!(f, "sigil"),
             Self::Settings(name) => write!(f, "tools.{name}"),
+            Self::Plugin(name) => write!(f, "{name}"),
         }
     }
 }

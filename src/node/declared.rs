@@ -1,6 +1,7 @@
 //! The providers that the settings ask for, in the versions in which they are in force.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use mesh_core::ids::ToolName;
@@ -8,9 +9,12 @@ use mesh_core::limits::TOOLS_MAX;
 
 use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
-use super::commands::Command;
+use super::commands::{Commands, Starter};
+use super::plugins::Installed;
+use super::provider::Provider;
+use super::resting::Resting;
 use crate::config::Config;
-use crate::runtime::process::Launcher;
+use crate::plugin::{PluginName, Tier};
 
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
@@ -19,8 +23,48 @@ const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
 #[derive(Debug, Clone)]
 pub struct Declared {
     builtins: Arc<Builtins>,
-    commands: BTreeMap<ToolName, Arc<Command>>,
-    launcher: Launcher,
+    commands: BTreeMap<ToolName, Arc<Commands>>,
+    plugins: BTreeMap<PluginName, Held>,
+    starter: Starter,
+}
+
+/// An installed plugin in force.
+#[derive(Clone)]
+struct Held {
+    /// What it was made of.
+    installed: Installed,
+    provider: Arc<dyn Provider>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("name", &self.installed.name).finish_non_exhaustive()
+    }
+}
+
+/// Said of plugins in containers.
+const NO_CONTAINERS: &str = "the container tier is not there yet";
+/// Said of MCP servers and gRPC servers that are plugins.
+const NO_SERVERS: &str = "plugins that are servers are not run yet";
+
+impl Held {
+    fn new(installed: &Installed, starter: &Starter) -> Self {
+        let provider: Arc<dyn Provider> = match installed.allowed() {
+            None => Arc::new(Resting::waiting(installed)),
+            Some(plugin) if Commands::runs(plugin) => {
+                Arc::new(Commands::new(plugin.clone(), Some(installed.folder.clone()), starter.clone()))
+            }
+            Some(plugin) => {
+                let why = match plugin.tier() {
+                    Some(Tier::Container) => NO_CONTAINERS,
+                    Some(Tier::Process) | None => NO_SERVERS,
+                };
+                let fix = "a plugin with `tier: process` and `protocol: json` runs with this version";
+                Arc::new(Resting::stopped(plugin, why, fix))
+            }
+        };
+        Self { installed: installed.clone(), provider }
+    }
 }
 
 /// A reason for which settings make no providers.
@@ -50,13 +94,18 @@ impl DeclaredError {
 }
 
 impl Declared {
-    /// Those of the first settings; `launcher` starts their programs.
+    /// Those of the first settings; `starter` starts their programs.
     ///
     /// # Errors
     /// The settings make none.
-    pub fn new(config: &Config, launcher: Launcher) -> Result<Self, DeclaredError> {
+    pub fn new(config: &Config, starter: Starter) -> Result<Self, DeclaredError> {
         check(config)?;
-        let none = Self { builtins: Arc::new(Builtins::new(config)), commands: BTreeMap::new(), launcher };
+        let none = Self {
+            builtins: Arc::new(Builtins::new(config)),
+            commands: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            starter,
+        };
         Ok(none.with_commands(config))
     }
 
@@ -73,6 +122,16 @@ impl Declared {
         Ok(new)
     }
 
+    /// The same with these installed plugins in place of those before. One of which nothing has changed stays in its version.
+    #[must_use]
+    pub fn with_plugins(&self, installed: &[Installed]) -> Self {
+        let held = installed.iter().map(|installed| {
+            let same = self.plugins.get(&installed.name).filter(|held| held.installed == *installed).cloned();
+            (installed.name.clone(), same.unwrap_or_else(|| Held::new(installed, &self.starter)))
+        });
+        Self { plugins: held.collect(), ..self.clone() }
+    }
+
     /// All of them.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
@@ -81,13 +140,17 @@ impl Declared {
             .commands
             .iter()
             .map(|(name, command)| Member { origin: Origin::Settings(name.clone()), provider: command.clone() });
-        std::iter::once(builtins).chain(commands).collect()
+        let plugins = self
+            .plugins
+            .iter()
+            .map(|(name, held)| Member { origin: Origin::Plugin(name.clone()), provider: held.provider.clone() });
+        std::iter::once(builtins).chain(commands).chain(plugins).collect()
     }
 
     fn with_commands(&self, config: &Config) -> Self {
         let commands = config.tools.iter().map(|(name, tool)| {
-            let same = self.commands.get(name).filter(|command| command.tool() == tool).cloned();
-            let new = || Arc::new(Command::new(name.clone(), tool.clone(), self.launcher.clone()));
+            let same = self.commands.get(name).filter(|command| command.plugin() == tool).cloned();
+            let new = || Arc::new(Commands::new(tool.clone(), None, self.starter.clone()));
             (name.clone(), same.unwrap_or_else(new))
         });
         Self { commands: commands.collect(), ..self.clone() }
@@ -111,14 +174,22 @@ pub fn check(config: &Config) -> Result<(), DeclaredError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::config::Overrides;
     use crate::node::catalogue::Catalogue;
+    use crate::node::plugins::Plugins;
+    use crate::node::provider::Kind;
+    use crate::node::roster::Roster;
+    use crate::plugin::Consent;
+    use crate::runtime::process::Launcher;
+    use crate::secrets::Secrets;
     use crate::tasks::TaskGroup;
     use mesh_core::record::Effect;
 
     struct Bench {
-        launcher: Launcher,
+        starter: Starter,
         home: tempfile::TempDir,
     }
 
@@ -126,7 +197,8 @@ mod tests {
         fn new() -> Self {
             let home = tempfile::tempdir().unwrap();
             let launcher = Launcher::start(home.path().join("work"), None, &TaskGroup::default()).unwrap();
-            Self { launcher, home }
+            let secrets = Secrets::of(home.path());
+            Self { starter: Starter { launcher, secrets }, home }
         }
 
         fn config(&self, text: &str) -> Config {
@@ -135,7 +207,7 @@ mod tests {
         }
 
         fn declared(&self, text: &str) -> Result<Declared, DeclaredError> {
-            Declared::new(&self.config(text), self.launcher.clone())
+            Declared::new(&self.config(text), self.starter.clone())
         }
     }
 
@@ -170,6 +242,45 @@ mod tests {
             new.iter().filter(|new| old.iter().any(|old| old.is(new))).map(|kept| kept.origin.to_string()).collect();
         assert_eq!(kept, ["sigil", "tools.a"]);
         assert_eq!(new.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn installed_plugins_wait_for_their_owner_and_those_that_cannot_run_say_why() {
+        let bench = Bench::new();
+        let plugins = Plugins::of(bench.home.path());
+        let install = |manifest: &str, allowed: &[Consent]| {
+            let from = tempfile::tempdir().unwrap();
+            std::fs::write(from.path().join("plugin.yaml"), manifest).unwrap();
+            plugins.install(from.path(), &allowed.iter().copied().collect()).unwrap();
+        };
+        let process = |name: &str| {
+            format!("name: {name}\nexecution: {{ tier: process, command: [cat] }}\ntools: [{{ name: echo }}]")
+        };
+        install(&process("a"), &[Consent::Process]);
+        install(&process("b"), &[]);
+        install("name: c\nversion: 1.2.0\nexecution: { image: x }\ntools: [{ name: echo }]", &[]);
+        let installed = plugins.list().unwrap();
+        let declared = bench.declared("").unwrap().with_plugins(&installed);
+        assert_eq!(names(&declared), ["a.echo", "device.info"]);
+        let members = declared.members();
+        let roster = Roster::of(&members, &catalogue(&declared), &Roster::default());
+        let told = |name: &str| {
+            let listed = roster.find(name).unwrap();
+            (listed.state.told().0, listed.about.kind, listed.tools.len(), listed.about.absent.clone())
+        };
+        assert_eq!(told("a"), ("ready", Kind::Process, 1, Vec::new()));
+        let (state, kind, tools, absent) = told("b");
+        assert_eq!((state, kind, tools, absent[0].tool.as_str()), ("review", Kind::Process, 0, "b.echo"));
+        assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
+        let (state, kind, _, absent) = told("c");
+        assert!(state == "stopped" && kind == Kind::Container && absent[0].why.contains("not there yet"), "{absent:?}");
+        let absent: Vec<_> = told("sigil").3.into_iter().map(|absent| absent.tool).collect();
+        assert_eq!(absent, ["files.list", "files.read"]);
+        // Only what has changed is replaced.
+        plugins.allow(&"b".parse().unwrap(), &BTreeSet::from([Consent::Process])).unwrap();
+        let next = declared.with_plugins(&plugins.list().unwrap());
+        let kept = next.members().iter().filter(|new| members.iter().any(|old| old.is(new))).count();
+        assert_eq!((kept, names(&next)), (3, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
     }
 
     #[tokio::test]

@@ -7,7 +7,10 @@ pub mod commands;
 pub mod declared;
 pub mod files;
 pub mod host;
+pub mod plugins;
 pub mod provider;
 pub mod publisher;
+pub mod resting;
+pub mod roster;
 #[cfg(test)]
 pub(crate) mod testing;

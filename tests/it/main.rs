@@ -36,6 +36,7 @@ mod netns;
 mod offline_queue;
 mod partition;
 mod pending_tools;
+mod plugins;
 mod policy_cases;
 mod rates;
 mod rights;

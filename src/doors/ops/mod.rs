@@ -13,5 +13,6 @@ pub mod joining;
 pub mod memory;
 pub mod models;
 pub mod policy;
+pub mod providers;
 pub mod tokens;
 pub mod tools;

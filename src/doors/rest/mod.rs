@@ -26,6 +26,7 @@ mod openapi;
 mod payload;
 mod pending;
 pub mod problem;
+mod providers;
 mod queries;
 mod rights;
 mod routes;

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, pending, queries, rights, tokens, vacuum,
+    joining, logs, memory, metrics, models, nodes, openapi, pending, providers, queries, rights, tokens, vacuum,
 };
 use crate::doors::app::App;
 
@@ -66,6 +66,8 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(vacuum::vacuum))
         .routes(routes!(memory::summaries))
         .routes(routes!(memory::facts))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::show))
         .routes(routes!(models::list))
         .routes(routes!(models::remove))
         .routes(routes!(models::verify))

@@ -1,0 +1,171 @@
+//! The plain description of a hosted MCP server: what settings and manifests say of it, whoever has read them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_core::ids::ToolName;
+use mesh_core::policy::ToolPattern;
+use mesh_core::record::Effect;
+
+/// Longest name of a server: it stands before each of its tools, whose whole name has at most 64 characters.
+pub const NAME_CHARS_MAX: usize = 32;
+/// Longest run of a tool where its settings say nothing. As of a command tool.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
+
+/// A server that this device hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Its name: `[a-z0-9-]{1,32}`. It names the pins and the provider.
+    pub name: String,
+    /// Prefix of its tools, with what stands between: `photo.`; empty for none.
+    pub prefix: String,
+    /// The way in which it is spoken to.
+    pub transport: Transport,
+    /// Tools that are offered, by their names without the prefix; empty = all.
+    pub expose: Vec<ToolPattern>,
+    /// Tools that a person is to be asked for, likewise: offered at install as `ask` rules. Without workspaces they are for
+    /// owners only.
+    pub approve: Vec<ToolPattern>,
+    /// Effects of repeated runs, by the names of tools without the prefix. [`Effect::Once`] for all others, whatever the server
+    /// says of itself.
+    pub effects: BTreeMap<ToolName, Effect>,
+    /// Longest run of one call.
+    pub timeout: Duration,
+    /// Bytes of output of one call.
+    pub max_output: u64,
+    /// What is done with a server that does not end a call that was cancelled.
+    pub cancel: CancelPolicy,
+    /// True if it is started by the first call only. Its tools are those of its pins until then.
+    pub lazy: bool,
+    /// True if an owner of this device wrote it into its settings: then the first list of its tools is taken as it is. That of
+    /// an installed plugin is reviewed.
+    pub trusted_first_list: bool,
+}
+
+/// The way to a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// A process, by its standard streams.
+    Pipes(PipesSpec),
+    /// Streamable HTTP.
+    Http(HttpSpec),
+}
+
+/// A server that is a process of this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipesSpec {
+    /// Program: looked up in `PATH`, or absolute.
+    pub command: PathBuf,
+    /// Its arguments, as they are. Never secrets: everybody on the machine sees them.
+    pub args: Vec<String>,
+    /// Added to its environment.
+    pub env: BTreeMap<String, Value>,
+    /// Its working directory; `None`: a private one.
+    pub cwd: Option<PathBuf>,
+}
+
+/// A server at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSpec {
+    /// `https://…`, or `http://` of this machine.
+    pub url: String,
+    /// Sent with every request.
+    pub headers: BTreeMap<String, Value>,
+}
+
+/// A value that may be secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Value {
+    /// As it stands in the settings.
+    Text(String),
+    /// The secret of this name, read when the server is started.
+    Secret(String),
+    /// The variable of this name of the agent's own environment, read when the server is started.
+    Env(String),
+    /// The first line of this file, read when the server is started.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Value {
+    /// Never a text: people write secrets there all the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(..)"),
+            Self::Secret(name) => f.debug_tuple("Secret").field(name).finish(),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+/// What is done with a server that goes on with a call that was cancelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CancelPolicy {
+    /// It is told, and the call ends as cancelled, though it may go on.
+    #[default]
+    Tell,
+    /// It is told, and if it does not answer within 1.5 s and runs nothing else it is ended and started anew.
+    Restart,
+}
+
+impl ServerSpec {
+    /// A server of the settings, with all that they need not say at its default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, transport: Transport) -> Self {
+        let name = name.into();
+        Self {
+            prefix: format!("{name}."),
+            name,
+            transport,
+            expose: Vec::new(),
+            approve: Vec::new(),
+            effects: BTreeMap::new(),
+            timeout: TIMEOUT_DEFAULT,
+            max_output: mesh_core::limits::RESULT_BYTES_MAX,
+            cancel: CancelPolicy::default(),
+            lazy: false,
+            trusted_first_list: true,
+        }
+    }
+
+    /// True if a tool of this name, without the prefix and in small letters, is offered.
+    #[must_use]
+    pub fn exposes(&self, folded: &str) -> bool {
+        self.expose.is_empty() || self.expose.iter().any(|pattern| pattern.is_about(folded))
+    }
+
+    /// True if a person is to be asked for a tool of this name, without the prefix and in small letters.
+    #[must_use]
+    pub fn asks_for(&self, folded: &str) -> bool {
+        self.approve.iter().any(|pattern| pattern.is_about(folded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_the_settings_is_in_a_debug() {
+        let env = BTreeMap::from([
+            ("A".to_owned(), Value::Text("hunter2".to_owned())),
+            ("B".to_owned(), Value::Secret("photo-key".to_owned())),
+        ]);
+        let pipes = PipesSpec { command: "x".into(), args: Vec::new(), env, cwd: None };
+        let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(pipes)));
+        assert!(!shown.contains("hunter2") && shown.contains("photo-key"), "{shown}");
+    }
+
+    #[test]
+    fn all_tools_are_offered_unless_some_are_named() {
+        let http = || Transport::Http(HttpSpec { url: "https://x/mcp".to_owned(), headers: BTreeMap::new() });
+        let all = ServerSpec::new("x", http());
+        assert!(all.exposes("read_file") && !all.asks_for("read_file"));
+        let pattern = |text: &str| text.parse::<ToolPattern>().unwrap();
+        let some = ServerSpec { expose: vec![pattern("read_*")], approve: vec![pattern("read_s*")], ..all };
+        assert!(some.exposes("read_file") && !some.exposes("write_file"));
+        assert!(some.asks_for("read_secret") && !some.asks_for("read_file"));
+    }
+}

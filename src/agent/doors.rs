@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::error::AgentError;
 use super::home::Home;
@@ -14,6 +14,7 @@ use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::tailnet::LocalApi;
+use crate::node::roster::Roster;
 use crate::tasks::TaskGroup;
 
 /// All that the doors show besides the mesh.
@@ -23,6 +24,7 @@ pub(super) struct Around<'a> {
     pub(super) backup: Source,
     pub(super) memory: MemoryHandle,
     pub(super) settings: Settings,
+    pub(super) roster: watch::Receiver<Arc<Roster>>,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
 }
@@ -35,7 +37,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, backup, memory, settings, socket_gone } = around;
+    let Around { home, logs, backup, memory, settings, roster, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -47,6 +49,7 @@ pub(super) async fn open(
             backup: backup.clone(),
             memory: memory.clone(),
             settings: settings.clone(),
+            roster: roster.clone(),
             socket_gone: socket_gone.clone(),
             tailnet: config.tailnet.door.then(|| LocalApi::new(config.tailnet.socket.clone())),
         };

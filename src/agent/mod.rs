@@ -20,15 +20,16 @@ use crate::mesh::transport::Code;
 use crate::mesh::{self, Adapters, Parts, Surroundings};
 use crate::node::approvals;
 use crate::node::catalogue::Catalogue;
-use crate::node::declared::{self, Declared};
+use crate::node::commands::Starter;
+use crate::node::declared::{self, Declared, Means};
 use crate::node::host::ToolHost;
-use crate::node::mcp;
 use crate::node::mcp::hosted::McpHost;
-use crate::node::mcp::secrets::SecretFiles;
+use crate::node::plugins::Plugins;
 use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
 use crate::runtime::process::Launcher;
+use crate::secrets::Secrets;
 use crate::tasks::TaskGroup;
 use doors::Around;
 use error::{at, in_file};
@@ -120,19 +121,23 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let work = home.work();
     let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
     let (approvals, approved) = watch::channel(approvals::Approved::default());
+    let secrets = Secrets::of(home.path());
     let hosting = McpHost {
         launcher: launcher.clone(),
         pins: home.path().join("pins"),
-        secrets: Arc::new(SecretFiles::new(home.path().join("secrets"))),
+        secrets: secrets.clone(),
         approved,
         tasks: tasks.clone(),
     };
-    let (servers, wrong) = mcp::settings::read(&home.path().join(crate::config::FILE_NAME));
-    for warning in wrong {
-        tracing::warn!("{warning}");
-        warn(&warning);
-    }
-    let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?.with_servers(servers, &hosting);
+    let means = Means { starter: Starter { launcher, secrets }, hosting };
+    let plugins = Plugins::of(home.path());
+    plugins.tidy();
+    let stamp = plugins.stamp();
+    let installed = plugins.list().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no installed plugin is offered");
+        Vec::new()
+    });
+    let declared = Declared::new(&config, means).map_err(in_file(home.path()))?.with_plugins(&installed);
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -166,7 +171,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     tasks.spawn(approvals::follow(booted.handle.watch_view(), approvals));
-    let tools = Tools { declared, host: host.clone(), publisher, hosting };
+    let tools = Tools { declared, host: host.clone(), publisher, plugins, stamp };
     let left_out = tools.left_out();
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
     for warning in left_out {
@@ -185,6 +190,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone(), memory.clone()),
         memory,
         settings: Settings::new(reloader.watch(), reload_tx),
+        roster: host.roster(),
         socket_gone: socket_gone.clone(),
     };
     let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;

@@ -12,8 +12,7 @@ use crate::doors::settings::{Loaded, Reloaded, refused};
 use crate::mesh::MeshHandle;
 use crate::node::declared::Declared;
 use crate::node::host::ToolHost;
-use crate::node::mcp;
-use crate::node::mcp::hosted::McpHost;
+use crate::node::plugins::{self, Plugins};
 use crate::node::publisher::Publisher;
 use crate::status::OpError;
 
@@ -45,8 +44,9 @@ pub(super) struct Tools {
     pub(super) declared: Declared,
     pub(super) host: ToolHost,
     pub(super) publisher: Publisher,
-    /// All that servers are hosted with.
-    pub(super) hosting: McpHost,
+    pub(super) plugins: Plugins,
+    /// Installed plugins, as they were when they were last taken.
+    pub(super) stamp: plugins::Stamp,
 }
 
 impl Tools {
@@ -137,6 +137,7 @@ impl Reloader {
     /// # Errors
     /// The file cannot be used, or others may write it: nothing has changed.
     pub(super) async fn reload(&mut self) -> Result<Reloaded, OpError> {
+        self.look_at_plugins().await;
         match self.read().await {
             Ok((read, declared)) => {
                 // A file is taken whole or not at all, and this is what the mesh may refuse.
@@ -160,6 +161,7 @@ impl Reloader {
     /// same at two looks. Whatever else is new in it waits for [`Self::reload`], and the tools with it. What is wrong is
     /// said once.
     pub(super) async fn look(&mut self) {
+        self.look_at_plugins().await;
         let stamp = Stamp::of(&self.home);
         let before = std::mem::replace(&mut self.seen, stamp);
         let waits = stamp.is_some() && stamp != self.shown.borrow().stamp && stamp != self.tried;
@@ -173,12 +175,36 @@ impl Reloader {
         };
         self.tell_mistake(None);
         let differences = read.config.differences(&self.now, &self.started);
-        let tools_alone = differences.live.iter().all(|key| key.starts_with("tools."));
+        let tools_alone =
+            differences.live.iter().all(|key| key.starts_with("tools.") || key.starts_with("mcp_servers."));
         // What was said about rights is not said again: it may have been changed elsewhere since.
         if tools_alone && differences.at_next_start == self.shown.borrow().at_next_start {
             // What is wrong with it is in the log.
             let _ = self.take(read, declared).await;
         }
+    }
+
+    /// Takes installed plugins that are new or have changed.
+    async fn look_at_plugins(&mut self) {
+        let (plugins, seen) = (self.tools.plugins.clone(), self.tools.stamp.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            // First the mark: what changes while it is read counts as newer.
+            let stamp = plugins.stamp();
+            (stamp != seen).then(|| (stamp, plugins.list()))
+        });
+        let Ok(Some((stamp, listed))) = looked.await else { return };
+        self.tools.stamp = stamp;
+        let installed = match listed {
+            Ok(installed) => installed,
+            Err(error) => return tracing::warn!(%error, "the plugins stay as they were"),
+        };
+        let declared = self.tools.declared.with_plugins(&installed);
+        self.tools.host.put_in_force(declared.members(), self.now.node.deny.clone());
+        self.tools.declared = declared;
+        if let Err(error) = self.tools.publisher.publish().await {
+            tracing::warn!(%error, "the mesh is not told of changed plugins");
+        }
+        tracing::info!(target: "sigil::events::agent", count = installed.len(), "plugins taken");
     }
 
     /// Tells what is wrong in the file in place of what was wrong before.
@@ -197,16 +223,11 @@ impl Reloader {
 
     async fn read(&self) -> Result<(Read, Declared), String> {
         let (home, overrides, declared) = (self.home.clone(), self.overrides.clone(), self.tools.declared.clone());
-        let hosting = self.tools.hosting.clone();
         let read = tokio::task::spawn_blocking(move || -> Result<_, String> {
             crate::ownership::check(&home).map_err(|error| error.to_string())?;
             let read = Read::from(&home, &overrides).map_err(|error| error.to_string())?;
             let declared = declared.renewed(&read.config).map_err(in_file(&home)).map_err(|error| error.to_string())?;
-            let (servers, wrong) = mcp::settings::read(&home.join(config::FILE_NAME));
-            match wrong.first() {
-                Some(why) => Err(why.clone()),
-                None => Ok((read, declared.with_servers(servers, &hosting))),
-            }
+            Ok((read, declared))
         });
         read.await.unwrap_or_else(|error| Err(error.to_string()))
     }

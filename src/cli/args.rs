@@ -40,10 +40,12 @@ pub(crate) struct Cli {
 mod approvals;
 mod memory;
 mod model;
+mod plugin;
 
 pub(crate) use approvals::{Answer, ApprovalsArgs, ApprovalsCommand};
 pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
 pub(crate) use model::ModelCommand;
+pub(crate) use plugin::{McpCommand, PluginCommand, PluginRunArgs, SecretCommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -159,6 +161,21 @@ pub(crate) enum Command {
     Model {
         #[command(subcommand)]
         command: ModelCommand,
+    },
+    /// Plugins: programs that offer tools, each in a folder with a plugin.yaml
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
+    /// Secrets of this device, which settings and plugins name
+    Secret {
+        #[command(subcommand)]
+        command: SecretCommand,
+    },
+    /// MCP servers that this device hosts
+    Mcp {
+        #[command(subcommand)]
+        command: McpCommand,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token(TokenArgs),

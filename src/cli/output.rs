@@ -105,9 +105,9 @@ impl Ui {
     /// A state in its colour.
     pub(crate) fn state(self, state: &str) -> String {
         let tone = match state {
-            "online" | "done" | "ok" => Tone::Good,
+            "online" | "done" | "ok" | "ready" => Tone::Good,
             "offline" | "accepted" | "asking" | "queued" | "dispatched" | "running" | "pending" | "warning"
-            | "warn" => Tone::Waiting,
+            | "warn" | "starting" | "review" => Tone::Waiting,
             "cancelled" => Tone::Faint,
             _ => Tone::Bad,
         };

@@ -1,39 +1,35 @@
 //! From text to a validated [`Config`].
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU8;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_core::config::Class;
-use mesh_core::ids::{NodeId, ToolName};
+use mesh_core::ids::NodeId;
 use mesh_core::limits;
 use mesh_core::policy::ToolPattern;
 use mesh_core::policy::bounds::LIST_MAX;
-use mesh_core::record::{Effect, Tier};
+use mesh_core::record::Tier;
 use mesh_core::tailnet::TagRule;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+use super::checker::{Checker, Origins, in_home};
 use super::class::{self, Probe};
 use super::policy::PolicySettings;
-use super::position::Position;
 use super::settings::{
-    CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, CommandTool,
-    Config, ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery,
-    Listen, Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory,
-    Node, Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, TOOL_TIMEOUT_DEFAULT,
-    TOOL_TIMEOUT_MAX, Tailnet, TailnetMode, Warning,
+    CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, Config,
+    ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen,
+    Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory, Node,
+    Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, Tailnet, TailnetMode, Warning,
 };
-use super::value::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration, show_size};
-
-/// Longest description of a tool, in bytes, so that the largest catalogue still fits into one log entry. Within the 200
-/// characters of [`mesh_core::record::ToolDecl`].
-const DESCRIPTION_BYTES_MAX: usize = 200;
+use super::tools::RawTool;
+use crate::plugin::{RawServer, SERVER_KEYS};
+use crate::position::Position;
+use crate::value::{SIZE_RULE, nearest, parse_size, show_size};
 
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 12] = [
+const KEYS: [(&str, &[&str]); 13] = [
     (
         "",
         &[
@@ -44,6 +40,7 @@ const KEYS: [(&str, &[&str]); 12] = [
             "tailnet",
             "files",
             "tools",
+            "mcp_servers",
             "calls",
             "memory",
             "storage",
@@ -65,14 +62,13 @@ const KEYS: [(&str, &[&str]); 12] = [
         "tools.*",
         &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running", "at_once"],
     ),
+    ("mcp_servers.*", SERVER_KEYS),
     ("calls", &["ttl", "running", "rate"]),
     ("memory", &["batch", "window", "facts"]),
     ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
 ];
 
-/// Longest part of a bad value that its error repeats.
-const SHOWN_BYTES_MAX: usize = 80;
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
 const SCALARS: [&str; 23] = [
     "node.name",
@@ -111,6 +107,7 @@ struct Raw {
     tailnet: RawTailnet,
     files: RawFiles,
     tools: BTreeMap<String, RawTool>,
+    mcp_servers: BTreeMap<String, RawServer>,
     calls: RawCalls,
     memory: RawMemory,
     storage: RawStorage,
@@ -171,20 +168,6 @@ struct RawFiles {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct RawTool {
-    command: String,
-    args: Vec<String>,
-    timeout: Option<String>,
-    effect: Option<String>,
-    max_output: Option<String>,
-    description: Option<String>,
-    env: BTreeMap<String, String>,
-    keep_running: Option<String>,
-    at_once: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 struct RawCalls {
     ttl: Option<String>,
     running: Option<String>,
@@ -212,9 +195,6 @@ struct RawLog {
     format: Option<String>,
     max_size: Option<String>,
 }
-
-/// Origin of each value that is not from the file.
-type Origins = BTreeMap<&'static str, String>;
 
 /// Reads the settings of a home: its [`FILE_NAME`] if there is one, the environment, and the command line.
 ///
@@ -263,7 +243,7 @@ fn read(
         warnings.push(unknown_key(&section, &key));
     })
     .map_err(shape)?;
-    let mut config = Checker { home, text, origins }.config(raw, probe)?;
+    let mut config = Checker { home, text, origins }.config(raw, probe, &mut warnings)?;
     let wrong = |why| ConfigError::Rights { path: home.join(FILE_NAME), why: Box::new(why) };
     let said = PolicySettings::parse(text).map_err(wrong)?;
     if !said.is_empty() {
@@ -325,38 +305,21 @@ fn split_key(path: &str) -> (String, String) {
 }
 
 fn unknown_key(section: &str, key: &str) -> Warning {
-    let kind = if section.starts_with("tools.") { "tools.*" } else { section };
+    let kind = match section.split_once('.') {
+        Some(("tools", _)) => "tools.*",
+        Some(("mcp_servers", _)) => "mcp_servers.*",
+        Some(_) | None => section,
+    };
     let known = KEYS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| *keys);
     let full = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
     Warning(format!("{FILE_NAME}: unknown key `{full}`{}", nearest(key, known.iter().copied())))
 }
 
-/// `, did you mean …?`, or nothing when nothing known is near.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!(", did you mean `{name}`?"),
-        _ => String::new(),
-    }
-}
-
-/// A path that begins with `~/`, as the shell of whoever runs this agent would read it; `None` for any other text, and
-/// where nobody's home is known.
-fn in_home(text: &str) -> Option<String> {
-    let (rest, home) = (text.strip_prefix("~/")?, std::env::var("HOME").ok()?);
-    home.starts_with('/').then(|| format!("{}/{rest}", home.trim_end_matches('/')))
-}
-
-struct Checker<'a> {
-    home: &'a Path,
-    /// The file.
-    text: &'a str,
-    origins: Origins,
-}
-
 impl Checker<'_> {
-    fn config(self, raw: Raw, probe: &Probe) -> Result<Config, ConfigError> {
-        let Raw { node, listen, discovery, relay, tailnet, files, tools, calls, memory, storage, log, .. } = raw;
+    fn config(self, raw: Raw, probe: &Probe, warnings: &mut Vec<Warning>) -> Result<Config, ConfigError> {
+        let Raw {
+            node, listen, discovery, relay, tailnet, files, tools, mcp_servers, calls, memory, storage, log, ..
+        } = raw;
         Ok(Config {
             home: self.home.to_owned(),
             node: self.node(node, probe)?,
@@ -388,6 +351,7 @@ impl Checker<'_> {
             tailnet: self.tailnet(tailnet)?,
             files: Files { roots: self.roots(files.roots)? },
             tools: self.tools(tools)?,
+            mcp_servers: self.servers(mcp_servers, warnings)?,
             calls: Calls {
                 ttl: self.duration(
                     "calls.ttl",
@@ -439,62 +403,10 @@ impl Checker<'_> {
         }
     }
 
-    fn bad(&self, key: &str, value: impl Into<String>, allowed: impl Into<String>) -> ConfigError {
-        self.bad_at(key, key, value.into(), allowed.into())
-    }
-
-    /// A value that is not allowed, at `path` of the file.
-    fn bad_at(&self, path: &str, key: &str, value: String, allowed: String) -> ConfigError {
-        let (at, key) = if let Some(origin) = self.origins.get(key) {
-            (String::new(), format!("{key} (from {origin})"))
-        } else {
-            let at = Position::of(self.text, path).map(|at| format!("{FILE_NAME}:{at}: "));
-            (at.unwrap_or_default(), key.to_owned())
-        };
-        let shown = limits::cut(&value, SHOWN_BYTES_MAX);
-        let value = if shown.len() < value.len() { format!("{shown}…") } else { value };
-        // The rules of names are whole sentences.
-        let allowed = allowed.strip_prefix("it must be ").map(ToOwned::to_owned).unwrap_or(allowed);
-        ConfigError::Value { at, key, value, allowed }
-    }
-
-    fn one_of<T: Copy>(
-        &self,
-        key: &str,
-        value: Option<String>,
-        default: T,
-        allowed: &[(&str, T)],
-    ) -> Result<T, ConfigError> {
-        let Some(value) = value else { return Ok(default) };
-        let meaning = allowed.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning);
-        meaning.ok_or_else(|| {
-            let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
-            self.bad(key, value, format!("one of {}", words.join(", ")))
-        })
-    }
-
     fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
         let parse =
             |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
         value.map(parse).transpose()
-    }
-
-    fn count(
-        &self,
-        key: &str,
-        value: Option<String>,
-        default: u16,
-        within: RangeInclusive<u16>,
-    ) -> Result<u16, ConfigError> {
-        let Some(text) = value else { return Ok(default) };
-        let parsed = text.parse().ok().filter(|count| within.contains(count));
-        parsed.ok_or_else(|| self.bad(key, text, format!("a number from {} to {}", within.start(), within.end())))
-    }
-
-    fn at_once(&self, key: &str, value: Option<String>) -> Result<Option<NonZeroU8>, ConfigError> {
-        let Some(text) = value else { return Ok(None) };
-        let parsed = text.parse().ok().filter(|most: &NonZeroU8| most.get() <= CALLS_RUNNING_MAX);
-        parsed.map(Some).ok_or_else(|| self.bad(key, text, format!("a number from 1 to {CALLS_RUNNING_MAX}")))
     }
 
     fn running(&self, value: Option<String>) -> Result<u8, ConfigError> {
@@ -506,20 +418,6 @@ impl Checker<'_> {
     fn size(&self, key: &str, value: Option<String>) -> Result<Option<u64>, ConfigError> {
         let parse = |text: String| parse_size(&text).ok_or_else(|| self.bad(key, text, SIZE_RULE));
         value.map(parse).transpose()
-    }
-
-    fn duration(
-        &self,
-        key: &str,
-        value: Option<String>,
-        default: Duration,
-        allowed: std::ops::RangeInclusive<Duration>,
-    ) -> Result<Duration, ConfigError> {
-        let Some(text) = value else { return Ok(default) };
-        parse_duration(&text).filter(|duration| allowed.contains(duration)).ok_or_else(|| {
-            let range = format!("from {} to {}", show_duration(*allowed.start()), show_duration(*allowed.end()));
-            self.bad(key, text, format!("{DURATION_RULE}, {range}"))
-        })
     }
 
     fn node(&self, raw: RawNode, probe: &Probe) -> Result<Node, ConfigError> {
@@ -567,68 +465,6 @@ impl Checker<'_> {
         Ok(roots)
     }
 
-    fn tools(&self, raw: BTreeMap<String, RawTool>) -> Result<BTreeMap<ToolName, CommandTool>, ConfigError> {
-        let mut tools = BTreeMap::new();
-        for (name, tool) in raw {
-            let wrong = |error: mesh_core::ids::InvalidId| {
-                self.bad_at(&format!("tools.{name}"), "tools", name.clone(), error.why.to_owned())
-            };
-            let parsed: ToolName = name.parse().map_err(wrong)?;
-            tools.insert(parsed, self.tool(&format!("tools.{name}"), tool)?);
-        }
-        Ok(tools)
-    }
-
-    fn tool(&self, section: &str, raw: RawTool) -> Result<CommandTool, ConfigError> {
-        let key = |name: &str| format!("{section}.{name}");
-        if raw.command.is_empty() || raw.command.contains('\0') {
-            return Err(self.bad(&key("command"), raw.command, "the program to run, such as \"/usr/bin/env\""));
-        }
-        if let Some(arg) = raw.args.iter().find(|arg| arg.contains('\0')) {
-            return Err(self.bad(&key("args"), arg.escape_debug().to_string(), "text without NUL"));
-        }
-        for (name, value) in &raw.env {
-            let plain = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-            if !plain || name.starts_with("SIGIL_") {
-                let allowed = "names without `=` that do not begin with SIGIL_, and nothing with NUL";
-                return Err(self.bad(&key("env"), name.escape_debug().to_string(), allowed));
-            }
-        }
-        let effects = [("none", Effect::None), ("idempotent", Effect::Idempotent), ("once", Effect::Once)];
-        let sizes = 1..=limits::RESULT_BYTES_MAX;
-        let max_output = raw.max_output.map(|text| {
-            parse_size(&text).filter(|size| sizes.contains(size)).ok_or_else(|| {
-                let allowed = format!("{SIZE_RULE}, at most {}", show_size(limits::RESULT_BYTES_MAX));
-                self.bad(&key("max_output"), text, allowed)
-            })
-        });
-        let times = Duration::from_millis(1)..=TOOL_TIMEOUT_MAX;
-        let description = raw.description.unwrap_or_else(|| format!("runs {}", raw.command));
-        // `./x` and `bin/x` would be looked for in the directory that a run happens to have.
-        let command = PathBuf::from(in_home(&raw.command).unwrap_or_else(|| raw.command.clone()));
-        if raw.command.starts_with('~') && !command.is_absolute() {
-            let allowed = "a path that begins with ~/ where HOME is set, or the whole path";
-            return Err(self.bad(&key("command"), raw.command, allowed));
-        }
-        let command = if raw.command.contains('/') { self.home.join(command) } else { command };
-        Ok(CommandTool {
-            command,
-            args: raw.args.into_iter().map(|arg| in_home(&arg).unwrap_or(arg)).collect(),
-            timeout: self.duration(&key("timeout"), raw.timeout, TOOL_TIMEOUT_DEFAULT, times)?,
-            effect: self.one_of(&key("effect"), raw.effect, Effect::Once, &effects)?,
-            max_output: max_output.transpose()?.unwrap_or(limits::RESULT_BYTES_MAX),
-            description: limits::cut(&description, DESCRIPTION_BYTES_MAX).to_owned(),
-            env: raw.env,
-            at_once: self.at_once(&key("at_once"), raw.at_once)?,
-            keep_running: self.one_of(
-                &key("keep_running"),
-                raw.keep_running,
-                false,
-                &[("true", true), ("false", false)],
-            )?,
-        })
-    }
-
     fn log(&self, raw: RawLog) -> Result<Log, ConfigError> {
         let level = raw.level.unwrap_or_else(|| "info".to_owned());
         // A lone word that is no level would be read as a target with everything switched on.
@@ -657,6 +493,8 @@ impl Checker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::{Cancel, NetworkMode, PluginName, Protocol, Runs, Value};
+    use mesh_core::record::Effect;
 
     fn read_all(text: &str, env: &[(&str, &str)], flags: &Overrides) -> Result<(Config, Vec<Warning>), ConfigError> {
         let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -730,16 +568,19 @@ mod tests {
             effect = "idempotent"
             max_output = "1MiB"
             description = "does x"
-            env = { TOKEN = "secret", lower = "1" }
+            env = { TOKEN = "hunter2", lower = { secret = "low" } }
             keep_running = true
             "#,
         );
         let tool = &config.tools[&"My.tool".parse().unwrap()];
-        assert_eq!(tool.command, Path::new("/home-of-sigil/bin/x"));
-        assert_eq!((tool.timeout, tool.effect, tool.max_output), (Duration::from_mins(5), Effect::Idempotent, 1 << 20));
-        assert_eq!(tool.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
-        assert!(tool.keep_running);
-        assert!(!format!("{config:?}").contains("secret"));
+        let Runs::Process(program, process) = &tool.execution.runs else { panic!("a process") };
+        assert_eq!(program.command, ["/home-of-sigil/bin/x", "-v", "a b"]);
+        assert_eq!((tool.execution.timeout, tool.execution.output_limit), (Duration::from_mins(5), 1 << 20));
+        assert_eq!((tool.tools.len(), tool.tools[0].effect), (1, Effect::Idempotent));
+        assert_eq!(program.env.keys().collect::<Vec<_>>(), ["TOKEN", "lower"]);
+        assert!(process.keep_running);
+        assert_eq!(program.env["lower"], Value::Secret("low".parse().unwrap()));
+        assert!(!format!("{config:?}").contains("hunter2"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
         assert_eq!(config.peer().running_max, 2);
         assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
@@ -756,12 +597,87 @@ mod tests {
         );
         let tool = &config.tools[&"x".parse().unwrap()];
         assert_eq!(config.files.roots, [Path::new(&format!("{home}/docs"))]);
-        assert_eq!(tool.command, Path::new(&format!("{home}/bin/x")));
-        assert_eq!(tool.args, [&format!("{home}/list"), "-o~/y", "~", "a ~/b", "./~/c"]);
+        let command = &tool.program().expect("it runs here").command;
+        assert_eq!(*command, [&format!("{home}/bin/x"), &format!("{home}/list"), "-o~/y", "~", "a ~/b", "./~/c"]);
         for command in ["~", "~bob/x"] {
             let error = error(&format!("[tools.x]\ncommand = '{command}'"));
             assert!(error.contains("tools.x.command") && error.contains("begins with ~/"), "{error}");
         }
+    }
+
+    #[test]
+    fn servers_become_plugins_like_those_of_a_manifest() {
+        let config = good(
+            r#"
+            [mcp_servers.time]
+            command = "uvx"
+            args = ["mcp-server-time"]
+            env = { TOKEN = { secret = "tok" }, PORT = 80, ON = true }
+            cancel = "restart"
+            max_output = "1MiB"
+            [mcp_servers.everything]
+            image = "mcp/everything"
+            network = "restricted"
+            egress = ["example.org"]
+            [mcp_servers.far]
+            url = "https://host/mcp"
+            headers = { Authorization = { env = "AUTH" } }
+            expose = ["read_*"]
+            effects = { read_file = "none" }
+            [mcp_servers.off]
+            command = "x"
+            disabled = true
+            "#,
+        );
+        assert_eq!(
+            config.mcp_servers.keys().map(PluginName::as_str).collect::<Vec<_>>(),
+            ["everything", "far", "time"]
+        );
+        let server = |name: &str| &config.mcp_servers[&name.parse().unwrap()];
+        let time = server("time");
+        let Runs::Process(program, _) = &time.execution.runs else { panic!("a process") };
+        assert_eq!((program.command.join(" ").as_str(), program.network), ("uvx mcp-server-time", NetworkMode::Host));
+        assert_eq!(program.env["PORT"], Value::Text("80".to_owned()));
+        assert_eq!(
+            (time.prefix.as_str(), time.execution.protocol, time.mcp.cancel),
+            ("time.", Protocol::Mcp, Cancel::Restart)
+        );
+        assert_eq!((time.secrets().len(), time.execution.output_limit), (1, 1 << 20));
+        let everything = server("everything");
+        let Runs::Container(program, container) = &everything.execution.runs else { panic!("a container") };
+        assert_eq!(container.image.as_str(), "docker.io/mcp/everything:latest");
+        assert_eq!(program.network, NetworkMode::Restricted);
+        assert!(matches!(&server("far").execution.runs, Runs::Remote(remote) if remote.headers.len() == 1));
+        for (text, parts) in [
+            (
+                "[mcp_servers.x]\ncommand = 'x'\nnetwork = 'internal'",
+                ["sigil.toml:3:11: mcp_servers.x.network = `internal`", "restricted or host"],
+            ),
+            ("[mcp_servers.X]\ncommand = 'x'", ["mcp_servers.X = `X`", "a-z"]),
+            ("[mcp_servers.x]", ["mcp_servers.x.command", "program"]),
+            (
+                "[mcp_servers.x]\ncommand = 'x'\nurl = 'https://x'",
+                ["sigil.toml:2:11: mcp_servers.x.command", "elsewhere"],
+            ),
+            ("[mcp_servers.x]\nurl = 'x'", ["sigil.toml:2:7: mcp_servers.x.url", "https://"]),
+            ("[mcp_servers.x]\ncommand = 'x'\nmax_output = '65MiB'", ["mcp_servers.x.max_output", "at most 64MiB"]),
+            ("[mcp_servers.x]\ncommand = 'x'\nenv = { A = { secret = '' } }", ["mcp_servers.x.env.A", "secret"]),
+            ("[mcp_servers.x]\nimage = '../x'", ["mcp_servers.x.image", "reference"]),
+            ("[tools.x]\ncommand = 'x'\nenv = { A = { secret = '' } }", ["tools.x.env.A", "secret"]),
+        ] {
+            let error = error(text);
+            assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");
+        }
+        let text = "[mcp_servers.x]\ncomand = 'x'\ncommand = 'x'\nnetwork = 'restricted'\n";
+        let (_, warnings) = read_all(text, &[], &Overrides::default()).unwrap();
+        let told: Vec<&str> = warnings.iter().map(|warning| warning.0.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "sigil.toml: unknown key `mcp_servers.x.comand`, did you mean `command`?",
+                "sigil.toml:4:11: mcp_servers.x.network: restricted reaches nothing without `egress`",
+            ]
+        );
     }
 
     #[test]
@@ -861,8 +777,8 @@ mod tests {
         for (section, keys) in KEYS.into_iter().filter(|(section, _)| !section.is_empty()) {
             for key in keys {
                 let value = match *key {
-                    "deny" | "args" | "roots" => "[]",
-                    "env" => "{}",
+                    "deny" | "args" | "roots" | "read" | "write" | "egress" | "expose" | "approve" => "[]",
+                    "env" | "headers" | "effects" => "{}",
                     _ => "'x'",
                 };
                 let section = section.replace('*', "x");

@@ -6,6 +6,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::settings::{Config, Warning};
 use crate::platform::PATH_DEFAULT;
+use crate::plugin::Runs;
 
 /// Something that the settings name. Each is looked at by itself: on a dead network disk a look never comes back, and
 /// must not hide what the others say.
@@ -27,8 +28,13 @@ enum Kind {
 pub fn named(config: &Config) -> Vec<Named> {
     let named = |key: String, path: &Path, kind| Named { key, path: path.to_owned(), kind };
     let roots = config.files.roots.iter().map(|root| named("files.roots".to_owned(), root, Kind::Directory));
-    let tools = config.tools.iter();
-    let programs = tools.map(|(name, tool)| named(format!("tools.{name}.command"), &tool.command, Kind::Program));
+    let tools = config.tools.iter().map(|(name, tool)| (format!("tools.{name}.command"), tool));
+    let servers = config.mcp_servers.iter().map(|(name, server)| (format!("mcp_servers.{name}.command"), server));
+    // What runs in a container is looked up there.
+    let programs = tools.chain(servers).filter_map(|(key, plugin)| match &plugin.execution.runs {
+        Runs::Process(program, _) => Some(named(key, Path::new(program.command.first()?), Kind::Program)),
+        Runs::Container(..) | Runs::Remote(_) => None,
+    });
     roots.chain(programs).collect()
 }
 

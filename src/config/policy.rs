@@ -18,7 +18,7 @@ use mesh_core::policy::{
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::value::{DURATION_RULE, parse_duration, show_duration};
+use crate::value::{DURATION_RULE, parse_duration, show_duration};
 
 /// Name of the binding that stands in the workspace's own table.
 const MAIN: &str = "main";

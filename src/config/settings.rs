@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,10 +10,10 @@ use std::time::Duration;
 use mesh_core::config::Class;
 use mesh_core::ids::{NodeId, ToolName};
 use mesh_core::policy::ToolPattern;
-use mesh_core::record::Effect;
 use mesh_core::tailnet::TagRule;
 
 use super::policy::{PolicyError, PolicySettings};
+use crate::plugin::{Plugin, PluginName};
 
 /// Name of the settings file in a home.
 pub const FILE_NAME: &str = "sigil.toml";
@@ -48,7 +47,7 @@ pub const LOG_SIZES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 pub const TAILNET_SOCKET_DEFAULT: &str = "/var/run/tailscale/tailscaled.sock";
 
 /// Everything that can be set, validated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The home that these settings are for.
     pub home: PathBuf,
@@ -65,7 +64,9 @@ pub struct Config {
     /// Reach of the files tools.
     pub files: Files,
     /// Command tools by name.
-    pub tools: BTreeMap<ToolName, CommandTool>,
+    pub tools: BTreeMap<ToolName, Plugin>,
+    /// MCP servers by name; without those that are disabled.
+    pub mcp_servers: BTreeMap<PluginName, Plugin>,
     /// Defaults of calls.
     pub calls: Calls,
     /// `[memory]`.
@@ -188,39 +189,6 @@ pub enum TailnetMode {
 pub struct Files {
     /// Absolute paths. None = no files tools.
     pub roots: Vec<PathBuf>,
-}
-
-/// `[tools.NAME]`: a program offered as a tool.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CommandTool {
-    /// Program: looked up in `PATH`, or absolute.
-    pub command: PathBuf,
-    /// Its arguments, as they are: no shell reads them.
-    pub args: Vec<String>,
-    /// Longest run. At most [`TOOL_TIMEOUT_MAX`].
-    pub timeout: Duration,
-    /// Effect of running it again.
-    pub effect: Effect,
-    /// Bytes of output. At most [`mesh_core::limits::RESULT_BYTES_MAX`].
-    pub max_output: u64,
-    /// For people; at most 200 bytes.
-    pub description: String,
-    /// Added to its environment; may hold secrets.
-    pub env: BTreeMap<String, String>,
-    /// True if what it leaves running when it ends by itself is not ended.
-    pub keep_running: bool,
-    /// So many of its runs at once, within [`Calls::running`]; `None`: as many as that.
-    pub at_once: Option<NonZeroU8>,
-}
-
-impl fmt::Debug for CommandTool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CommandTool")
-            .field("command", &self.command)
-            .field("effect", &self.effect)
-            .field("env", &self.env.keys()) // never the values
-            .finish_non_exhaustive()
-    }
 }
 
 /// `[calls]`
@@ -395,6 +363,7 @@ impl Config {
             tailnet,
             files,
             tools,
+            mcp_servers,
             calls,
             memory,
             storage,
@@ -419,6 +388,10 @@ impl Config {
         let names: std::collections::BTreeSet<_> = tools.keys().chain(now.tools.keys()).collect();
         for name in names {
             note(&format!("tools.{name}"), tools.get(name) == now.tools.get(name));
+        }
+        let names: std::collections::BTreeSet<_> = mcp_servers.keys().chain(now.mcp_servers.keys()).collect();
+        for name in names {
+            note(&format!("mcp_servers.{name}"), mcp_servers.get(name) == now.mcp_servers.get(name));
         }
         let fixed = [
             ("node.name", node.name == started.node.name),

@@ -17,6 +17,7 @@ use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::mesh::tailnet::LocalApi;
+use crate::node::roster::Roster;
 use crate::platform::FileId;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
@@ -41,6 +42,8 @@ pub struct Context {
     pub memory: MemoryHandle,
     /// The settings that run.
     pub settings: Settings,
+    /// The providers of tools in force.
+    pub roster: watch::Receiver<Arc<Roster>>,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
     /// The tailscaled of this machine, if there is to be a door on its tailnet.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
-use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs};
+use super::provider::{About, Absent, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs};
 use crate::config::Config;
 use crate::config::class::meminfo_bytes;
 use crate::config::value::show_duration;
@@ -131,6 +131,22 @@ impl Provider for Builtins {
 
     fn take(&self, job: Job) -> Box<dyn Run> {
         Box::new(BuiltinRun { tool: self.tools.get(&job.tool).cloned(), job, place: self.runs.enter() })
+    }
+
+    fn about(&self) -> About {
+        let offers = self.offers.borrow();
+        let is_absent = |told: &&Told| !offers.tools.keys().any(|name| name.as_str() == told.name);
+        let absent = ALL.iter().filter(is_absent).map(|told| Absent {
+            tool: told.name.to_owned(),
+            why: "no directory of this device is open to it".to_owned(),
+            fix: "name directories in `files.roots` of sigil.toml, then `sigil reload`".to_owned(),
+        });
+        About {
+            kind: Kind::Builtin,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            absent: absent.collect(),
+            ..About::default()
+        }
     }
 
     fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {

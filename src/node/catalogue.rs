@@ -11,6 +11,7 @@ use mesh_core::record::ToolDecl;
 
 use super::card::Card;
 use super::provider::{Offer, Offers, Provider, State};
+use crate::plugin::PluginName;
 
 /// Origin of a provider. Of two that offer a tool of the same name the lesser one has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +21,9 @@ pub enum Origin {
     /// `[tools.NAME]` of the settings.
     Settings(ToolName),
     /// `[mcp_servers.NAME]` of the settings.
-    Server(String),
+    Server(PluginName),
+    /// A plugin that was installed.
+    Plugin(PluginName),
 }
 
 impl fmt::Display for Origin {
@@ -29,6 +32,7 @@ impl fmt::Display for Origin {
             Self::Builtin => write!(f, "sigil"),
             Self::Settings(name) => write!(f, "tools.{name}"),
             Self::Server(name) => write!(f, "mcp_servers.{name}"),
+            Self::Plugin(name) => write!(f, "{name}"),
         }
     }
 }

@@ -1,63 +1,192 @@
-//! Command tools: `[tools.NAME]` of the settings, each a provider of its own, so that one is replaced without the others.
+//! Plugins that are a process for each call: `[tools.NAME]` of the settings, and installed ones. Each is a provider of its own,
+//! so that one is replaced without the others.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use mesh_core::ids::ToolName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
-use crate::config::CommandTool;
+use super::card;
+use super::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
+use super::schema::InputSchema;
+use crate::plugin::{self, Level, Plugin, Process, Program, Protocol, Tier, ToolEntry};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{self, Launch, Launcher, Spec};
+use crate::secrets::{Redactor, Resolved, SecretError, Secrets};
 
-/// One command tool: a process for each call.
+/// Starts the programs of plugins: what all of them share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Starter {
+    /// Starts programs.
+    pub launcher: Launcher,
+    /// The secrets that they are given.
+    pub secrets: Secrets,
+}
+
+/// A plugin of processes.
 #[derive(Debug)]
-pub struct Command {
-    tool: CommandTool,
-    launcher: Launcher,
+pub struct Commands {
+    plugin: Plugin,
+    /// Folder in which a program with `./` is.
+    folder: Option<PathBuf>,
+    starter: Starter,
     offers: watch::Sender<Arc<Offers>>,
     runs: Runs,
 }
 
-impl Command {
-    /// The tool `name`, whose programs `launcher` starts.
+impl Commands {
+    /// True if a plugin is run so.
     #[must_use]
-    pub fn new(name: ToolName, tool: CommandTool, launcher: Launcher) -> Self {
-        let offer = Offer {
-            effect: tool.effect,
-            description: tool.description.clone(),
-            owner_only: true,
-            at_once: tool.at_once,
-            timeout: tool.timeout,
-            max_output: tool.max_output,
-            card: None,
-            input: None,
-            in_review: false,
-        };
-        let offers = Offers { state: State::Ready, tools: BTreeMap::from([(name, Arc::new(offer))]) };
-        Self { tool, launcher, offers: watch::Sender::new(Arc::new(offers)), runs: Runs::default() }
+    pub fn runs(plugin: &Plugin) -> bool {
+        plugin.execution.protocol == Protocol::Json && matches!(plugin.execution.runs, plugin::Runs::Process(..))
     }
 
-    /// The settings that it was made of.
+    /// A plugin of [`Self::runs`]; of another no tool is offered. Compiles the schemas of its tools: not for a loop.
     #[must_use]
-    pub fn tool(&self) -> &CommandTool {
-        &self.tool
+    pub fn new(plugin: Plugin, folder: Option<PathBuf>, starter: Starter) -> Self {
+        let offered = plugin.tools.iter().filter(|_| Self::runs(&plugin));
+        let tools: BTreeMap<_, _> =
+            offered.map(|tool| (tool.name.clone(), Arc::new(offer(&plugin, tool, folder.is_none())))).collect();
+        let offers = watch::Sender::new(Arc::new(Offers { state: State::Ready, tools }));
+        Self { plugin, folder, starter, offers, runs: Runs::default() }
+    }
+
+    /// The plugin.
+    #[must_use]
+    pub fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
+    /// The program for a call, and what is secret in it. Its secrets are read now.
+    fn spec(&self, job: &Job) -> Result<(Spec, Redactor), NotStarted> {
+        let plugin::Runs::Process(program, process) = &self.plugin.execution.runs else {
+            return Err(NotStarted::NoProgram);
+        };
+        let tool = self.plugin.tools.iter().find(|tool| tool.name == job.tool).ok_or(NotStarted::NoProgram)?;
+        let Resolved { values, redactor } = self.starter.secrets.resolve(&program.env)?;
+        let spec = spec(program, process, tool, self.folder.as_deref(), values, job).ok_or(NotStarted::NoProgram)?;
+        Ok((spec, redactor))
     }
 }
 
-impl Provider for Command {
+/// A reason for which a program is not started.
+#[derive(Debug, thiserror::Error)]
+enum NotStarted {
+    #[error("its plugin has no program for this tool")]
+    NoProgram,
+    #[error("what it is to be given cannot be had: {0}")]
+    Secret(#[from] SecretError),
+}
+
+/// A tool as it is offered. `by_owner`: it is the owner of this device who says so.
+fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
+    let schema = tool.input_schema.as_ref();
+    let input = schema.and_then(|schema| match InputSchema::compile(schema) {
+        Ok(input) => Some(Arc::new(input)),
+        Err(error) => {
+            tracing::warn!(tool = %tool.name, "its arguments are not looked at here: {error}");
+            None
+        }
+    });
+    let timeout = tool.timeout.unwrap_or(plugin.execution.timeout);
+    // What a declaration tells is all that there is of most tools of the settings.
+    let card = schema.map(|schema| card::About {
+        name: tool.name.to_string(),
+        title: tool.title.clone(),
+        description: tool.description.clone(),
+        input_schema: Some(schema.clone()),
+        hints: card::Hints { trusted: by_owner, ..card::Hints::default() },
+        provider: card::ProviderName {
+            kind: "process".to_owned(),
+            name: plugin.name.to_string(),
+            version: plugin.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        },
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        ..card::About::default()
+    });
+    let card = card.and_then(|about| match about.card() {
+        Ok(card) => Some(card),
+        Err(error) => {
+            tracing::warn!(tool = %tool.name, "it is told of without its schema: {error}");
+            None
+        }
+    });
+    Offer {
+        effect: tool.effect,
+        description: described(plugin, tool),
+        owner_only: tool.owner_only,
+        at_once: plugin.execution.concurrency,
+        timeout,
+        max_output: plugin.execution.output_limit,
+        card,
+        input,
+        in_review: false,
+    }
+}
+
+/// The description of a tool for others: what it says of itself, or what its plugin does.
+fn described(plugin: &Plugin, tool: &ToolEntry) -> String {
+    let said = [&tool.description, &tool.title, &plugin.description].into_iter().find(|text| !text.is_empty());
+    let said = said.cloned().unwrap_or_else(|| format!("a tool of {}", plugin.name));
+    // As much as fits into a directory record with as many tools as there may be.
+    mesh_core::limits::cut(&said, 200).to_owned()
+}
+
+/// The program of a tool, and the environment that tells it for which call it runs.
+fn spec(
+    program: &Program,
+    process: &Process,
+    tool: &ToolEntry,
+    folder: Option<&Path>,
+    mut env: BTreeMap<String, String>,
+    job: &Job,
+) -> Option<Spec> {
+    let (command, args) = program.command.split_first()?;
+    env.extend([
+        ("SIGIL_REQUEST_ID".to_owned(), job.id.to_string()),
+        ("SIGIL_ATTEMPT".to_owned(), job.attempt.to_string()),
+        ("SIGIL_TOOL".to_owned(), job.tool.to_string()),
+        ("SIGIL_NODE".to_owned(), job.node_id.to_string()),
+    ]);
+    let command = match folder {
+        Some(folder) if command.contains('/') => folder.join(command),
+        Some(_) | None => PathBuf::from(command),
+    };
+    let args = args.iter().chain(&tool.args).cloned().collect();
+    Some(Spec { command, args, env, cwd: process.cwd.clone(), keep_running: process.keep_running })
+}
+
+impl Provider for Commands {
     fn offers(&self) -> watch::Receiver<Arc<Offers>> {
         self.offers.subscribe()
     }
 
     fn take(&self, job: Job) -> Box<dyn Run> {
-        let launch = self.launcher.launch(spec(&self.tool, &job));
-        Box::new(CommandRun { launch, job, place: self.runs.enter() })
+        let place = self.runs.enter();
+        match self.spec(&job) {
+            Ok((spec, redactor)) => {
+                let redactor = Arc::new(redactor);
+                let launch = self.starter.launcher.launch(spec).redacting(redactor.clone());
+                Box::new(CommandRun { launch, job, redactor, place })
+            }
+            Err(why) => Box::new(Unstarted(why.to_string())),
+        }
+    }
+
+    fn about(&self) -> About {
+        About {
+            kind: Kind::Process,
+            version: self.plugin.version.as_ref().map(ToString::to_string),
+            tier: Some(Tier::Process),
+            protocol: Some("json"),
+            level: Level::Bare,
+            ..About::default()
+        }
     }
 
     fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
@@ -65,22 +194,19 @@ impl Provider for Command {
     }
 }
 
-/// The program of a command tool, and the environment that tells it for which call it runs.
-fn spec(tool: &CommandTool, job: &Job) -> Spec {
-    let mut env = tool.env.clone();
-    env.extend([
-        ("SIGIL_REQUEST_ID".to_owned(), job.id.to_string()),
-        ("SIGIL_ATTEMPT".to_owned(), job.attempt.to_string()),
-        ("SIGIL_TOOL".to_owned(), job.tool.to_string()),
-        ("SIGIL_NODE".to_owned(), job.node_id.to_string()),
-    ]);
-    let CommandTool { command, args, keep_running, .. } = tool;
-    Spec { command: command.clone(), args: args.clone(), env, cwd: None, keep_running: *keep_running }
+/// A run that cannot begin.
+struct Unstarted(String);
+
+impl Run for Unstarted {
+    fn finish<'a>(self: Box<Self>, _: &'a mut Parts<'_>, _: &'a CancellationToken) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(async move { RunEnd::NotStarted(self.0).into() })
+    }
 }
 
 struct CommandRun {
     launch: Launch,
     job: Job,
+    redactor: Arc<Redactor>,
     place: Place,
 }
 
@@ -91,16 +217,16 @@ impl Run for CommandRun {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, RunOutcome> {
         Box::pin(async move {
-            let Self { launch, job, place } = *self;
+            let Self { launch, job, redactor, place } = *self;
             let stop = cancel.child_token();
             let Parts { spool, note } = parts;
             let mut run = pin!(process::run(launch, job.timeout, job.arguments, &stop, spool, note));
             tokio::select! {
                 biased;
-                outcome = &mut run => return outcome,
+                outcome = &mut run => return without_secrets(&redactor, outcome),
                 () = place.ended() => stop.cancel(),
             }
-            let outcome = run.await;
+            let outcome = without_secrets(&redactor, run.await);
             match outcome.end {
                 RunEnd::Cancelled(_) if !cancel.is_cancelled() => {
                     let why = "its tool was replaced or taken away, and it was ended for that while it ran";
@@ -116,4 +242,19 @@ impl Run for CommandRun {
             }
         })
     }
+}
+
+/// Takes secrets out of what is told of a run; its error stream has none.
+fn without_secrets(redactor: &Redactor, outcome: RunOutcome) -> RunOutcome {
+    let redacted = |text: String| redactor.redacted(&text).into_owned();
+    let end = match outcome.end {
+        RunEnd::Done => RunEnd::Done,
+        RunEnd::Failed(why) => RunEnd::Failed(redacted(why)),
+        RunEnd::Limit(why) => RunEnd::Limit(redacted(why)),
+        RunEnd::Denied(why) => RunEnd::Denied(redacted(why)),
+        RunEnd::Cancelled(why) => RunEnd::Cancelled(redacted(why)),
+        RunEnd::Lost(why) => RunEnd::Lost(redacted(why)),
+        RunEnd::NotStarted(why) => RunEnd::NotStarted(redacted(why)),
+    };
+    RunOutcome { end, note: redacted(outcome.note), stderr: outcome.stderr }
 }

@@ -1,6 +1,8 @@
 //! The providers that the settings ask for, in the versions in which they are in force.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use mesh_core::ids::ToolName;
@@ -8,22 +10,78 @@ use mesh_core::limits::TOOLS_MAX;
 
 use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
-use super::commands::Command;
+use super::commands::{Commands, Starter};
 use super::mcp::hosted::{Hosted, McpHost};
-use super::mcp::spec::ServerSpec;
+use super::plugins::Installed;
+use super::provider::Provider;
+use super::resting::Resting;
+use super::servers::{self, WrittenBy};
 use crate::config::Config;
-use crate::runtime::process::Launcher;
+use crate::plugin::{Plugin, PluginName, Tier};
 
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
+
+/// All that providers are made with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// Starts programs.
+    pub starter: Starter,
+    /// Hosts servers.
+    pub hosting: McpHost,
+}
 
 /// Providers of the settings. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Declared {
     builtins: Arc<Builtins>,
-    commands: BTreeMap<ToolName, Arc<Command>>,
-    servers: BTreeMap<String, Arc<Hosted>>,
-    launcher: Launcher,
+    commands: BTreeMap<ToolName, Arc<Commands>>,
+    servers: BTreeMap<PluginName, Held<Plugin>>,
+    plugins: BTreeMap<PluginName, Held<Installed>>,
+    means: Means,
+}
+
+/// A provider in force.
+#[derive(Clone)]
+struct Held<T> {
+    /// What it was made of.
+    of: T,
+    provider: Arc<dyn Provider>,
+}
+
+impl<T> fmt::Debug for Held<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+/// Said of plugins in containers.
+const NO_CONTAINERS: &str = "the container tier is not there yet";
+/// Said of gRPC servers that are plugins.
+const NO_GRPC: &str = "plugins that speak gRPC are not run yet";
+
+impl Means {
+    fn provider(&self, plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Arc<dyn Provider> {
+        if Commands::runs(plugin) {
+            return Arc::new(Commands::new(plugin.clone(), folder.map(Path::to_owned), self.starter.clone()));
+        }
+        if let Some(spec) = servers::spec(plugin, folder, by) {
+            return Arc::new(Hosted::start(spec, self.hosting.clone()));
+        }
+        let why = match plugin.tier() {
+            Some(Tier::Container) => NO_CONTAINERS,
+            Some(Tier::Process) | None => NO_GRPC,
+        };
+        let fix = "one with `tier: process` and `protocol: json` or `mcp` runs with this version";
+        Arc::new(Resting::stopped(plugin, why, fix))
+    }
+
+    fn installed(&self, installed: &Installed) -> Arc<dyn Provider> {
+        match installed.allowed() {
+            None => Arc::new(Resting::waiting(installed)),
+            Some(plugin) => self.provider(plugin, Some(&installed.folder), WrittenBy::Others),
+        }
+    }
 }
 
 /// A reason for which settings make no providers.
@@ -53,19 +111,20 @@ impl DeclaredError {
 }
 
 impl Declared {
-    /// Those of the first settings; `launcher` starts their programs.
+    /// Those of the first settings, made with `means`.
     ///
     /// # Errors
     /// The settings make none.
-    pub fn new(config: &Config, launcher: Launcher) -> Result<Self, DeclaredError> {
+    pub fn new(config: &Config, means: Means) -> Result<Self, DeclaredError> {
         check(config)?;
         let none = Self {
             builtins: Arc::new(Builtins::new(config)),
             commands: BTreeMap::new(),
             servers: BTreeMap::new(),
-            launcher,
+            plugins: BTreeMap::new(),
+            means,
         };
-        Ok(none.with_commands(config))
+        Ok(none.with(config))
     }
 
     /// Those of new settings. A provider of which nothing has changed stays in its version.
@@ -74,11 +133,23 @@ impl Declared {
     /// The settings make none; what is in force stays.
     pub fn renewed(&self, config: &Config) -> Result<Self, DeclaredError> {
         check(config)?;
-        let mut new = self.with_commands(config);
+        let mut new = self.with(config);
         if !self.builtins.is_of(config) {
             new.builtins = Arc::new(self.builtins.renewed(config));
         }
         Ok(new)
+    }
+
+    /// The same with these installed plugins in place of those before. One of which nothing has changed stays in its version;
+    /// others are started beside it.
+    #[must_use]
+    pub fn with_plugins(&self, installed: &[Installed]) -> Self {
+        let held = installed.iter().map(|of| {
+            let same = self.plugins.get(&of.name).filter(|held| held.of == *of).cloned();
+            let new = || Held { of: of.clone(), provider: self.means.installed(of) };
+            (of.name.clone(), same.unwrap_or_else(new))
+        });
+        Self { plugins: held.collect(), ..self.clone() }
     }
 
     /// All of them.
@@ -92,28 +163,26 @@ impl Declared {
         let servers = self
             .servers
             .iter()
-            .map(|(name, server)| Member { origin: Origin::Server(name.clone()), provider: server.clone() });
-        std::iter::once(builtins).chain(commands).chain(servers).collect()
+            .map(|(name, held)| Member { origin: Origin::Server(name.clone()), provider: held.provider.clone() });
+        let plugins = self
+            .plugins
+            .iter()
+            .map(|(name, held)| Member { origin: Origin::Plugin(name.clone()), provider: held.provider.clone() });
+        std::iter::once(builtins).chain(commands).chain(servers).chain(plugins).collect()
     }
 
-    /// The same with these hosted servers in place of those before. One of which nothing has changed stays in its version;
-    /// others are started beside it.
-    #[must_use]
-    pub fn with_servers(&self, specs: Vec<ServerSpec>, host: &McpHost) -> Self {
-        let servers = specs.into_iter().map(|spec| {
-            let same = self.servers.get(&spec.name).filter(|server| *server.spec() == spec).cloned();
-            (spec.name.clone(), same.unwrap_or_else(|| Arc::new(Hosted::start(spec, host.clone()))))
-        });
-        Self { servers: servers.collect(), ..self.clone() }
-    }
-
-    fn with_commands(&self, config: &Config) -> Self {
+    fn with(&self, config: &Config) -> Self {
         let commands = config.tools.iter().map(|(name, tool)| {
-            let same = self.commands.get(name).filter(|command| command.tool() == tool).cloned();
-            let new = || Arc::new(Command::new(name.clone(), tool.clone(), self.launcher.clone()));
+            let same = self.commands.get(name).filter(|command| command.plugin() == tool).cloned();
+            let new = || Arc::new(Commands::new(tool.clone(), None, self.means.starter.clone()));
             (name.clone(), same.unwrap_or_else(new))
         });
-        Self { commands: commands.collect(), ..self.clone() }
+        let servers = config.mcp_servers.iter().map(|(name, of)| {
+            let same = self.servers.get(name).filter(|held| held.of == *of).cloned();
+            let new = || Held { of: of.clone(), provider: self.means.provider(of, None, WrittenBy::Owner) };
+            (name.clone(), same.unwrap_or_else(new))
+        });
+        Self { commands: commands.collect(), servers: servers.collect(), ..self.clone() }
     }
 }
 
@@ -134,14 +203,22 @@ pub fn check(config: &Config) -> Result<(), DeclaredError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::config::Overrides;
     use crate::node::catalogue::Catalogue;
+    use crate::node::plugins::Plugins;
+    use crate::node::provider::Kind;
+    use crate::node::roster::Roster;
+    use crate::plugin::Consent;
+    use crate::runtime::process::Launcher;
+    use crate::secrets::Secrets;
     use crate::tasks::TaskGroup;
     use mesh_core::record::Effect;
 
     struct Bench {
-        launcher: Launcher,
+        starter: Starter,
         home: tempfile::TempDir,
     }
 
@@ -149,7 +226,8 @@ mod tests {
         fn new() -> Self {
             let home = tempfile::tempdir().unwrap();
             let launcher = Launcher::start(home.path().join("work"), None, &TaskGroup::default()).unwrap();
-            Self { launcher, home }
+            let secrets = Secrets::of(home.path());
+            Self { starter: Starter { launcher, secrets }, home }
         }
 
         fn config(&self, text: &str) -> Config {
@@ -158,7 +236,7 @@ mod tests {
         }
 
         fn declared(&self, text: &str) -> Result<Declared, DeclaredError> {
-            Declared::new(&self.config(text), self.launcher.clone())
+            Declared::new(&self.config(text), self.starter.clone())
         }
     }
 
@@ -193,6 +271,45 @@ mod tests {
             new.iter().filter(|new| old.iter().any(|old| old.is(new))).map(|kept| kept.origin.to_string()).collect();
         assert_eq!(kept, ["sigil", "tools.a"]);
         assert_eq!(new.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn installed_plugins_wait_for_their_owner_and_those_that_cannot_run_say_why() {
+        let bench = Bench::new();
+        let plugins = Plugins::of(bench.home.path());
+        let install = |manifest: &str, allowed: &[Consent]| {
+            let from = tempfile::tempdir().unwrap();
+            std::fs::write(from.path().join("plugin.yaml"), manifest).unwrap();
+            plugins.install(from.path(), &allowed.iter().copied().collect()).unwrap();
+        };
+        let process = |name: &str| {
+            format!("name: {name}\nexecution: {{ tier: process, command: [cat] }}\ntools: [{{ name: echo }}]")
+        };
+        install(&process("a"), &[Consent::Process]);
+        install(&process("b"), &[]);
+        install("name: c\nversion: 1.2.0\nexecution: { image: x }\ntools: [{ name: echo }]", &[]);
+        let installed = plugins.list().unwrap();
+        let declared = bench.declared("").unwrap().with_plugins(&installed);
+        assert_eq!(names(&declared), ["a.echo", "device.info"]);
+        let members = declared.members();
+        let roster = Roster::of(&members, &catalogue(&declared), &Roster::default());
+        let told = |name: &str| {
+            let listed = roster.find(name).unwrap();
+            (listed.state.told().0, listed.about.kind, listed.tools.len(), listed.about.absent.clone())
+        };
+        assert_eq!(told("a"), ("ready", Kind::Process, 1, Vec::new()));
+        let (state, kind, tools, absent) = told("b");
+        assert_eq!((state, kind, tools, absent[0].tool.as_str()), ("review", Kind::Process, 0, "b.echo"));
+        assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
+        let (state, kind, _, absent) = told("c");
+        assert!(state == "stopped" && kind == Kind::Container && absent[0].why.contains("not there yet"), "{absent:?}");
+        let absent: Vec<_> = told("sigil").3.into_iter().map(|absent| absent.tool).collect();
+        assert_eq!(absent, ["files.list", "files.read"]);
+        // Only what has changed is replaced.
+        plugins.allow(&"b".parse().unwrap(), &BTreeSet::from([Consent::Process])).unwrap();
+        let next = declared.with_plugins(&plugins.list().unwrap());
+        let kept = next.members().iter().filter(|new| members.iter().any(|old| old.is(new))).count();
+        assert_eq!((kept, names(&next)), (3, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
     }
 
     #[tokio::test]

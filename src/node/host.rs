@@ -25,6 +25,7 @@ use super::builtin::INVALID_ARGUMENT;
 use super::catalogue::{Catalogue, Member};
 use super::provider::{Job, Parts, Run};
 use super::results;
+use super::roster::Roster;
 use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
 use crate::mesh::ToolRuns;
@@ -82,6 +83,7 @@ struct HostState {
     /// Providers in force. Held only to change them and to fold what they offer.
     force: Mutex<Force>,
     catalogue: watch::Sender<Arc<Catalogue>>,
+    roster: watch::Sender<Arc<Roster>>,
     blobs: Arc<dyn Blobs>,
     inputs: mpsc::Sender<Input>,
     tasks: TaskGroup,
@@ -112,7 +114,8 @@ impl ToolHost {
     /// A host without providers. Results go to `inputs`; it waits while the core is behind.
     pub fn new(blobs: Arc<dyn Blobs>, inputs: mpsc::Sender<Input>, tasks: TaskGroup) -> Self {
         let (force, catalogue, running) = (Mutex::default(), watch::Sender::default(), Mutex::default());
-        Self { shared: Arc::new(HostState { force, catalogue, blobs, inputs, tasks, running }) }
+        let roster = watch::Sender::default();
+        Self { shared: Arc::new(HostState { force, catalogue, roster, blobs, inputs, tasks, running }) }
     }
 
     /// Puts these providers in force in place of those before, and says what this device forbids itself.
@@ -140,6 +143,12 @@ impl ToolHost {
         self.shared.catalogue.subscribe()
     }
 
+    /// The providers in force for people, and each change of them.
+    #[must_use]
+    pub fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.shared.roster.subscribe()
+    }
+
     /// Folds anew whenever a provider offers something else, for as long as there is this version of it.
     fn follow(&self, member: &Member) {
         let (mut offers, host) = (member.provider.offers(), Arc::downgrade(&self.shared));
@@ -161,6 +170,8 @@ impl ToolHost {
                 tracing::warn!("{left_out}");
             }
         }
+        let roster = Roster::of(&force.members, &catalogue, &self.shared.roster.borrow());
+        self.shared.roster.send_replace(Arc::new(roster));
         self.shared.catalogue.send_replace(Arc::new(catalogue));
     }
 

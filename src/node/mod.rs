@@ -10,9 +10,13 @@ pub mod declared;
 pub mod files;
 pub mod host;
 pub mod mcp;
+pub mod plugins;
 pub mod provider;
 pub mod publisher;
 mod results;
 pub mod schema;
+pub mod resting;
+pub mod roster;
+pub mod servers;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::card::Card;
 use super::schema::InputSchema;
+use crate::plugin::{Level, Tier};
 use crate::runtime::outcome::RunOutcome;
 use crate::runtime::spool::Spool;
 
@@ -33,6 +34,11 @@ pub trait Provider: Send + Sync {
     /// Takes a job. Must not wait: jobs are started in the order of these calls. Nothing is taken after
     /// [`Self::stop`] was called.
     fn take(&self, job: Job) -> Box<dyn Run>;
+
+    /// What people are told of it besides what it offers.
+    fn about(&self) -> About {
+        About::default()
+    }
 
     /// Comes to an end. What runs may end by itself until then; what is left is ended. Returns when nothing runs in it any
     /// more, or when what runs cannot be ended.
@@ -49,6 +55,50 @@ pub trait Run: Send {
         parts: &'a mut Parts<'_>,
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, RunOutcome>;
+}
+
+/// Facts of a provider, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// The kind of what runs its tools.
+    pub kind: Kind,
+    /// Its version, if it has one.
+    pub version: Option<String>,
+    /// The tier in which it runs; `None` for what does not run here, and for this program.
+    pub tier: Option<Tier>,
+    /// The word for how it is spoken to: `json`, `mcp`, `grpc`.
+    pub protocol: Option<&'static str>,
+    /// How far it is confined.
+    pub level: Level,
+    /// What that does not stop here.
+    pub gaps: Vec<String>,
+    /// Tools that it has and does not offer here.
+    pub absent: Vec<Absent>,
+}
+
+/// Kind of what runs tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// This program.
+    Builtin,
+    /// Processes of this device.
+    #[default]
+    Process,
+    /// Containers.
+    Container,
+    /// An MCP server.
+    Mcp,
+}
+
+/// A tool that is not offered here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// Its name.
+    pub tool: String,
+    /// The cause, for people.
+    pub why: String,
+    /// The next step.
+    pub fix: String,
 }
 
 /// One run to be made.
@@ -101,6 +151,16 @@ pub enum State {
         /// The cause, for people.
         why: String,
     },
+    /// Not before its owner has looked at it.
+    Review {
+        /// What there is to look at, for people.
+        changes: String,
+    },
+    /// Not until its owner does something about it.
+    Stopped {
+        /// The cause, for people.
+        why: String,
+    },
 }
 
 impl State {
@@ -111,6 +171,20 @@ impl State {
             Self::Ready => None,
             Self::Starting { step } => Some(format!("it is starting: {step}")),
             Self::Unhealthy { why } => Some(format!("it does not work now: {why}")),
+            Self::Review { changes } => Some(format!("its owner has to look at it first: {changes}")),
+            Self::Stopped { why } => Some(format!("it is stopped: {why}")),
+        }
+    }
+
+    /// The word for it, and the cause if it is not [`Self::Ready`].
+    #[must_use]
+    pub fn told(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Ready => ("ready", None),
+            Self::Starting { step } => ("starting", Some(step)),
+            Self::Unhealthy { why } => ("unhealthy", Some(why)),
+            Self::Review { changes } => ("review", Some(changes)),
+            Self::Stopped { why } => ("stopped", Some(why)),
         }
     }
 }

@@ -31,6 +31,7 @@ use super::progress::ErrorStream;
 use super::spool::{Spool, SpoolError};
 use super::tool_exec;
 use crate::config::value::show_duration;
+use crate::secrets::Redactor;
 use crate::tasks::TaskGroup;
 
 /// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in
@@ -83,6 +84,8 @@ pub struct Launch {
     /// true.
     decided: Arc<AtomicBool>,
     command: PathBuf,
+    /// Secrets that are kept out of what it says.
+    redactor: Arc<Redactor>,
     /// Keeps the thread, and so the child, alive.
     _launcher: Launcher,
 }
@@ -233,7 +236,15 @@ impl Launcher {
         // Full or gone: the dropped sender tells `run`.
         let decided = Arc::new(AtomicBool::new(false));
         let _ = self.requests.try_send(Request { spec, reply, decided: decided.clone() });
-        Launch { running, decided, command, _launcher: self.clone() }
+        Launch { running, decided, command, redactor: Arc::default(), _launcher: self.clone() }
+    }
+}
+
+impl Launch {
+    /// The same, with secrets that are kept out of what the program says on its error stream.
+    #[must_use]
+    pub fn redacting(self, redactor: Arc<Redactor>) -> Self {
+        Self { redactor, ..self }
     }
 }
 
@@ -291,7 +302,7 @@ pub async fn run(
     spool: &mut Spool<'_>,
     mut note: impl FnMut(String),
 ) -> RunOutcome {
-    let Launch { mut running, decided, command, _launcher } = launch;
+    let Launch { mut running, decided, command, redactor, _launcher } = launch;
     let started = tokio::select! {
         biased;
         () = cancel.cancelled() => {
@@ -308,7 +319,7 @@ pub async fn run(
         Err(_) => return RunEnd::NotStarted("too many programs wait to be started".to_owned()).into(),
     };
 
-    let mut errors = ErrorStream::new(Instant::now());
+    let mut errors = ErrorStream::new(Instant::now(), redactor);
     let process = (&mut child, &mut group, kept);
     let end = watch(process, time, stdin, cancel, spool, &mut errors, &mut note).await;
     if !matches!(end, End::Exited(..)) {

@@ -1,9 +1,12 @@
 //! The error stream of a running tool: lines of progress, and the tail that is kept.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::secrets::{RedactStream, Redactor};
 
 /// Bytes of the tail: enough for the last words of a stack trace, and it fits into a log entry beside the output.
 const TAIL_BYTES_MAX: usize = 4096;
@@ -20,6 +23,7 @@ const REFILL: Duration = Duration::from_millis(200);
 
 /// Reads an error stream.
 pub(super) struct ErrorStream {
+    secrets: RedactStream,
     tail: VecDeque<u8>,
     line: Vec<u8>,
     tokens: u32,
@@ -27,12 +31,24 @@ pub(super) struct ErrorStream {
 }
 
 impl ErrorStream {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tail: VecDeque::new(), line: Vec::new(), tokens: BURST, refilled: now }
+    /// A stream of which these secrets are kept out.
+    pub(super) fn new(now: Instant, redactor: Arc<Redactor>) -> Self {
+        Self {
+            secrets: RedactStream::new(redactor),
+            tail: VecDeque::new(),
+            line: Vec::new(),
+            tokens: BURST,
+            refilled: now,
+        }
     }
 
     /// Takes a chunk; hands the notes in it to `note`, as far as the pace allows.
     pub(super) fn push(&mut self, chunk: &[u8], now: Instant, note: &mut impl FnMut(String)) {
+        let certain = self.secrets.push(chunk);
+        self.lines(&certain, now, note);
+    }
+
+    fn lines(&mut self, chunk: &[u8], now: Instant, note: &mut impl FnMut(String)) {
         for part in chunk.split_inclusive(|&byte| byte == b'\n') {
             let room = LINE_BYTES_MAX.saturating_sub(self.line.len());
             if !part.ends_with(b"\n") {
@@ -47,6 +63,8 @@ impl ErrorStream {
 
     /// The stream is over: what is left is a line too. Returns the last [`TAIL_BYTES_MAX`] of text.
     pub(super) fn finish(mut self, now: Instant, note: &mut impl FnMut(String)) -> String {
+        let left = self.secrets.finish();
+        self.lines(&left, now, note);
         if !self.line.is_empty() {
             self.end_line(now, note);
         }
@@ -90,7 +108,7 @@ mod tests {
 
     fn run(chunks: &[&[u8]]) -> (Vec<String>, String) {
         let now = Instant::now();
-        let mut stream = ErrorStream::new(now);
+        let mut stream = ErrorStream::new(now, Arc::default());
         let mut notes = Vec::new();
         for chunk in chunks {
             stream.push(chunk, now, &mut |note| notes.push(note));
@@ -117,9 +135,27 @@ mod tests {
     }
 
     #[test]
+    fn no_secret_is_in_a_note_or_the_tail_however_long_it_is() {
+        let mut redactor = Redactor::default();
+        let secret = "s3cret".repeat(1000);
+        redactor.add("key", &secret);
+        let now = Instant::now();
+        let mut stream = ErrorStream::new(now, Arc::new(redactor));
+        let mut notes = Vec::new();
+        for piece in format!("with {secret}\n::progress {secret}\n").as_bytes().chunks(100) {
+            stream.push(piece, now, &mut |note| notes.push(note));
+        }
+        let tail = stream.finish(now, &mut |note| notes.push(note));
+        assert_eq!(
+            (notes.join(","), tail.as_str()),
+            ("with [secret key],[secret key]".to_owned(), "with [secret key]")
+        );
+    }
+
+    #[test]
     fn the_pace_comes_back_with_time() {
         let start = Instant::now();
-        let mut stream = ErrorStream::new(start);
+        let mut stream = ErrorStream::new(start, Arc::default());
         let mut notes = 0;
         stream.push("x\n".repeat(50).as_bytes(), start, &mut |_| notes += 1);
         stream.push(b"x\nx\n", start + REFILL, &mut |_| notes += 1);

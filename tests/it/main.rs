@@ -37,6 +37,7 @@ mod netns;
 mod offline_queue;
 mod partition;
 mod pending_tools;
+mod plugins;
 mod policy_cases;
 mod rates;
 mod rights;

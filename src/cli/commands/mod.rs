@@ -7,17 +7,20 @@ mod calls;
 mod care;
 mod conflicts;
 mod console;
+mod mcp_import;
 mod memory;
 mod mesh;
 mod model_fetch;
 mod models;
 mod pending;
+mod plugins;
 mod rights;
+mod secrets;
 
 pub(super) use self::mesh::epoch;
 pub(super) use self::rights::templates;
 
-use crate::cli::args::{Command, InviteArgs};
+use crate::cli::args::{Command, InviteArgs, McpCommand};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Ui;
@@ -58,6 +61,9 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Policy { command } => rights::policy(client, command, ui).await,
         Command::Memory { workspace, command } => memory::memory(client, &workspace, command, ui).await,
         Command::Model { command } => models::model(client, command, ui).await,
+        Command::Plugin { command } => plugins::plugin(client, command, ui).await,
+        Command::Secret { command } => secrets::secret(client, command, ui),
+        Command::Mcp { command: McpCommand::Import { file, write } } => mcp_import::import(client, &file, write, ui),
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,

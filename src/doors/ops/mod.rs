@@ -14,5 +14,6 @@ pub mod logins;
 pub mod memory;
 pub mod models;
 pub mod policy;
+pub mod providers;
 pub mod tokens;
 pub mod tools;

@@ -27,6 +27,7 @@ mod parts;
 mod payload;
 mod pending;
 pub mod problem;
+mod providers;
 mod queries;
 mod rights;
 mod routes;

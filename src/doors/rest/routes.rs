@@ -9,7 +9,8 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, queries, rights, tokens, tools, vacuum,
+    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, tokens, tools,
+    vacuum,
 };
 use crate::doors::app::App;
 
@@ -68,6 +69,8 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(vacuum::vacuum))
         .routes(routes!(memory::summaries))
         .routes(routes!(memory::facts))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::show))
         .routes(routes!(models::list))
         .routes(routes!(models::remove))
         .routes(routes!(models::verify))

@@ -35,6 +35,9 @@ pub(super) trait Shape: Sized {
     fn read(text: &str) -> Result<Self, String>;
 }
 
+/// Longest name of what runs tools: that of a tool, after where it comes from.
+const PROVIDER_NAME_MAX: usize = 96;
+
 /// `text` for an error: short, and without what could steer a terminal.
 fn shown(text: &str) -> String {
     text.chars().take(40).flat_map(char::escape_default).collect()
@@ -408,6 +411,20 @@ texts! {
         read |text| {
             let name = text.parse::<NodeId>().map(|_| text.to_owned());
             name.map_err(|_| format!("`{}` names no model: a name has 1 to {NODE_ID_MAX} of a-z, 0-9 and -", shown(text)))
+        }
+    }
+
+    /// Name of what runs tools.
+    ProviderName(String) {
+        pattern "^[A-Za-z0-9][A-Za-z0-9._-]*$", length 1..=PROVIDER_NAME_MAX,
+        example "photo-tools",
+        read |text| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+            let starts = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+            if starts && text.len() <= PROVIDER_NAME_MAX && text.bytes().all(plain) {
+                return Ok(text.to_owned());
+            }
+            Err(format!("`{}` names nothing that runs tools: a name has 1 to {PROVIDER_NAME_MAX} of a-z, A-Z, 0-9, . _ and -", shown(text)))
         }
     }
 

@@ -50,6 +50,9 @@ use crate::mesh::{
     AuditPage, CallCursor, CallPage, EventKind, EventLog, Grant, Invite, InviteInfo, InviteState, InviteTerms,
     JoinError, JoinTarget, Joined, Nearby, Pending, Request, Surroundings,
 };
+use crate::node::builtin::Builtins;
+use crate::node::catalogue::{Catalogue, Member, Origin};
+use crate::node::roster::Roster;
 use crate::platform::FileId;
 use crate::tasks::TaskGroup;
 
@@ -202,6 +205,14 @@ impl Said {
     }
 }
 
+/// The providers of a device that nobody has given tools.
+fn roster() -> watch::Receiver<Arc<Roster>> {
+    let home = tempfile::tempdir().unwrap();
+    let config = crate::config::load(home.path(), &crate::config::Overrides::default()).unwrap().0;
+    let members = [Member { origin: Origin::Builtin, provider: Arc::new(Builtins::new(&config)) }];
+    watch::channel(Arc::new(Roster::of(&members, &Catalogue::fold(&members, &[]), &Roster::default()))).1
+}
+
 fn first_token() -> Edit {
     let by: Principal = "person:owner".parse().unwrap();
     let token = Token {
@@ -272,6 +283,7 @@ impl Fake {
             backup: no_rows(home.path(), &blobs, &tasks),
             memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
+            roster: roster(),
             socket_gone: Arc::default(),
             tailnet: None,
         };
@@ -310,6 +322,7 @@ impl Fake {
             backup: no_rows(self.home.path(), &self.blobs, &self.tasks),
             memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
+            roster: roster(),
             socket_gone: Arc::default(),
             tailnet: None,
         }

@@ -1,9 +1,11 @@
 use super::*;
 use crate::config::{self, Overrides};
+use crate::node::commands::Starter;
 use crate::node::declared::Declared;
 use crate::runtime::process::Launcher;
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
+use crate::secrets::Secrets;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::Hash;
 use mesh_core::ids::{Incarnation, PeerId, PublicKey};
@@ -33,7 +35,7 @@ fn bench_with(text: &str, blobs: Arc<dyn Blobs>) -> Bench {
     let launcher = Launcher::start(work, None, &tasks).unwrap();
     let (sender, inputs) = mpsc::channel(64);
     let host = ToolHost::new(blobs, sender, tasks.clone());
-    let declared = Declared::new(&config, launcher).unwrap();
+    let declared = Declared::new(&config, Starter { launcher, secrets: Secrets::of(&config.home) }).unwrap();
     host.put_in_force(declared.members(), config.node.deny.clone());
     Bench { host, declared, inputs, tasks, dir }
 }

@@ -16,19 +16,20 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::result::{self, Mapped};
-use super::secrets::{self, Mask, Secrets};
 use super::session::Session;
 use super::spec::{CancelPolicy, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
 use super::wire::{self, Era, Greeted, INVALID_PARAMS, RpcError};
-use crate::config::value::show_duration;
 use crate::node::builtin::INVALID_ARGUMENT;
-use crate::node::provider::{Job, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::node::provider::{About, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::plugin::Tier;
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{Launcher, Spec};
 use crate::runtime::server::{Server, Tail};
 use crate::runtime::spool::SpoolError;
+use crate::secrets::{Redactor, Resolved, Secrets};
 use crate::tasks::TaskGroup;
+use crate::value::show_duration;
 
 /// First wait before a server that ended is started anew; doubled each time.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ pub struct McpHost {
     /// The directory of pins.
     pub pins: PathBuf,
     /// Reads secrets.
-    pub secrets: Arc<dyn Secrets>,
+    pub secrets: Secrets,
     /// Tools of this device that were approved, as they were shown.
     pub approved: watch::Receiver<Arc<BTreeMap<ToolName, Hash>>>,
     /// Tasks of the agent.
@@ -86,7 +87,8 @@ struct Live {
     names: Mutex<BTreeMap<ToolName, String>>,
     at_work: AtomicUsize,
     restart: Notify,
-    mask: Mask,
+    /// Takes what it was given as secret out of what is told of it.
+    redactor: Redactor,
 }
 
 impl fmt::Debug for Hosted {
@@ -142,6 +144,14 @@ impl Provider for Hosted {
             job,
             place: self.shared.runs.enter(),
         })
+    }
+
+    fn about(&self) -> About {
+        let tier = match self.spec.transport {
+            Transport::Pipes(_) => Some(Tier::Process),
+            Transport::Http(_) => None,
+        };
+        About { kind: Kind::Mcp, tier, protocol: Some("mcp"), ..About::default() }
     }
 
     fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
@@ -217,9 +227,10 @@ impl Keeper {
 
     async fn run_once(&self, host: &McpHost, pipes: &PipesSpec, legacy_only: &mut bool) -> Over {
         let (values, secrets) = (pipes.env.clone(), host.secrets.clone());
-        let resolved = tokio::task::spawn_blocking(move || secrets::resolve(&values, &*secrets)).await;
-        let (env, mask) = match resolved.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(resolved) => resolved,
+        let resolved =
+            tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
+        let (env, redactor) = match resolved.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(Resolved { values, redactor }) => (values, redactor),
             Err(why) => return Over::Broken(why),
         };
         let PipesSpec { command, args, cwd, .. } = pipes.clone();
@@ -233,7 +244,7 @@ impl Keeper {
         let talk = async {
             // Its work ends with the conversation; then the process is given a moment to say how it ended.
             tokio::select! {
-                over = self.converse(host, &session, mask.clone(), legacy_only) => over,
+                over = self.converse(host, &session, redactor.clone(), legacy_only) => over,
                 why = work => Over::Broken(why),
             }
         };
@@ -257,7 +268,7 @@ impl Keeper {
             Over::Broken(why) => {
                 let exit = timeout(CANCEL_WITHIN, server.ended()).await.ok();
                 let why = exit.map_or(why, |exit| format!("its server ended: {exit}"));
-                let said = mask.hide(&tail.text());
+                let said = redactor.redacted(&tail.text()).into_owned();
                 let last = said.chars().rev().take(TAIL_CHARS_MAX).collect::<Vec<_>>();
                 let last: String = last.into_iter().rev().collect();
                 Over::Broken(if last.is_empty() { why } else { format!("{why}; it wrote last: {last}") })
@@ -269,7 +280,7 @@ impl Keeper {
     }
 
     /// Speaks to a server that was started, until there is a reason not to.
-    async fn converse(&self, host: &McpHost, session: &Session, mask: Mask, legacy_only: &mut bool) -> Over {
+    async fn converse(&self, host: &McpHost, session: &Session, redactor: Redactor, legacy_only: &mut bool) -> Over {
         let pins = self.pins.clone();
         let pinned = tokio::task::spawn_blocking(move || pins.read()).await;
         let mut pinned = pinned.unwrap_or_else(|error| Pinned::Unreadable(error.to_string()));
@@ -306,7 +317,7 @@ impl Keeper {
             names: Mutex::default(),
             at_work: AtomicUsize::new(0),
             restart: Notify::new(),
-            mask,
+            redactor,
         });
         let _listening = if era == Era::Modern { session.listen().await } else { None };
         let (mut changes, mut approved) = (session.changes(), host.approved.clone());
@@ -447,12 +458,12 @@ impl HostedRun {
                 answer = &mut asked.answer => {
                     drop(at_work);
                     return match answer {
-                        Ok(answer) => given(answer, &live.mask, parts).await,
+                        Ok(answer) => given(answer, &live.redactor, parts).await,
                         Err(_) => RunEnd::Lost(format!("the server `{server}` ended while it ran: it may have happened")),
                     };
                 }
                 note = asked.notes.recv(), if !told_enough => match note {
-                    Some(note) => (parts.note)(live.mask.hide(&note)),
+                    Some(note) => (parts.note)(live.redactor.redacted(&note).into_owned()),
                     None => told_enough = true,
                 },
                 () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
@@ -483,11 +494,11 @@ enum Stopped {
 }
 
 /// Gives what a server answered.
-async fn given(answer: Result<Value, RpcError>, mask: &Mask, parts: &mut Parts<'_>) -> RunEnd {
+async fn given(answer: Result<Value, RpcError>, redactor: &Redactor, parts: &mut Parts<'_>) -> RunEnd {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let said = mask.hide(&crate::text::visible(&error.message)).chars().take(1000).collect::<String>();
+            let said = redactor.redacted(&crate::text::visible(&error.message)).chars().take(1000).collect::<String>();
             return if error.code == INVALID_PARAMS {
                 RunEnd::Denied(format!("{INVALID_ARGUMENT}{said}"))
             } else {
@@ -510,7 +521,7 @@ async fn given(answer: Result<Value, RpcError>, mask: &Mask, parts: &mut Parts<'
     match (pushed.await, failed) {
         (Err(why @ SpoolError::TooLarge(_)), _) => RunEnd::Limit(why.story()),
         (Err(why), _) => RunEnd::Failed(why.story()),
-        (Ok(()), Some(why)) => RunEnd::Failed(mask.hide(&why)),
+        (Ok(()), Some(why)) => RunEnd::Failed(redactor.redacted(&why).into_owned()),
         (Ok(()), None) => RunEnd::Done,
     }
 }

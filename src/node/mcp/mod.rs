@@ -5,9 +5,7 @@
 
 pub mod hosted;
 mod result;
-pub mod secrets;
 mod session;
-pub mod settings;
 pub mod spec;
 mod tools;
 mod wire;

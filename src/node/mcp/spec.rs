@@ -1,13 +1,14 @@
 //! The plain description of a hosted MCP server: what settings and manifests say of it, whoever has read them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_core::ids::ToolName;
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
+
+use crate::plugin::Value;
 
 /// Longest name of a server: it stands before each of its tools, whose whole name has at most 64 characters.
 pub const NAME_CHARS_MAX: usize = 32;
@@ -75,31 +76,6 @@ pub struct HttpSpec {
     pub headers: BTreeMap<String, Value>,
 }
 
-/// A value that may be secret.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Value {
-    /// As it stands in the settings.
-    Text(String),
-    /// The secret of this name, read when the server is started.
-    Secret(String),
-    /// The variable of this name of the agent's own environment, read when the server is started.
-    Env(String),
-    /// The first line of this file, read when the server is started.
-    File(PathBuf),
-}
-
-impl fmt::Debug for Value {
-    /// Never a text: people write secrets there all the same.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(_) => f.write_str("Text(..)"),
-            Self::Secret(name) => f.debug_tuple("Secret").field(name).finish(),
-            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
-}
-
 /// What is done with a server that goes on with a call that was cancelled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CancelPolicy {
@@ -151,7 +127,7 @@ mod tests {
     fn no_text_of_the_settings_is_in_a_debug() {
         let env = BTreeMap::from([
             ("A".to_owned(), Value::Text("hunter2".to_owned())),
-            ("B".to_owned(), Value::Secret("photo-key".to_owned())),
+            ("B".to_owned(), Value::Secret("photo-key".parse().unwrap())),
         ]);
         let pipes = PipesSpec { command: "x".into(), args: Vec::new(), env, cwd: None };
         let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(pipes)));

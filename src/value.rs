@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `30s`, `1h30m`, `64MiB`.
+//! Durations, sizes and words as people write them: `30s`, `1h30m`, `64MiB`, and what they may have meant.
 
 use std::time::Duration;
 
@@ -75,6 +75,16 @@ pub fn show_size(bytes: u64) -> String {
         }
     }
     format!("{bytes}B")
+}
+
+/// `, did you mean …?`, or nothing when nothing known is near.
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
+    match near {
+        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!(", did you mean `{name}`?"),
+        _ => String::new(),
+    }
 }
 
 fn split_number(text: &str) -> Option<(u64, &str)> {

@@ -1,8 +1,9 @@
 //! The levels `guarded` and `confined`: another user, the files that are named, no new privileges, the filter.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus, Ruleset,
-    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, LandlockStatus, RestrictionStatus,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+    path_beneath_rules,
 };
 use rustix::process::{Gid, Resource, Uid, geteuid};
 use rustix::system::sysinfo;
@@ -60,31 +61,34 @@ pub(crate) fn drop_root(user: User) -> Result<(), Why> {
     set_thread_res_uid(uid, uid, uid).map_err(failed)
 }
 
+/// The rules for files that the level asks for, with all that they name opened: root sees more of it than the tool.
+pub(crate) fn rules(go: &Go) -> Result<Option<RulesetCreated>, Why> {
+    if go.level < Level::Confined {
+        return Ok(None);
+    }
+    made(go).map(Some).map_err(|error| format!("the rules for files (landlock): {error}"))
+}
+
 /// Shuts the tool in, as far as its level says. Nothing can be taken back afterwards.
-pub(crate) fn confine(go: &Go) -> Result<(), Why> {
+pub(crate) fn confine(go: &Go, rules: Option<RulesetCreated>) -> Result<(), Why> {
     if let Some(processes) = go.limits.processes {
         // In a world of its own only its own count, and the first process of it. Elsewhere all of its user's do, of which there
         // are no more than processes at all.
         let others = if go.level == Level::Isolated { 1 } else { u64::from(sysinfo().procs) };
         limit(Resource::Nproc, others + u64::from(processes))?;
     }
-    if go.level >= Level::Confined {
-        landlock(go)?;
+    if let Some(rules) = rules {
+        let status = rules.restrict_self().map_err(|error| format!("the rules for files (landlock): {error}"))?;
+        if status.ruleset == RulesetStatus::NotEnforced {
+            return Err("the kernel has no rules for files (landlock), or they are turned off".to_owned());
+        }
     }
     set_no_new_privs(true).map_err(|errno| format!("no new privileges: {errno}"))?;
     seccompiler::apply_filter(&filter(go.network, go.unix_sockets))
         .map_err(|error| format!("the filter of calls: {error}"))
 }
 
-fn landlock(go: &Go) -> Result<(), Why> {
-    let status = rules(go).map_err(|error| format!("the rules for files (landlock): {error}"))?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        return Err("the kernel has no rules for files (landlock), or they are turned off".to_owned());
-    }
-    Ok(())
-}
-
-fn rules(go: &Go) -> Result<landlock::RestrictionStatus, landlock::RulesetError> {
+fn made(go: &Go) -> Result<RulesetCreated, RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::from_read(NEWEST);
     let write = AccessFs::from_file(NEWEST) & !(BitFlags::from(AccessFs::Execute));
@@ -104,21 +108,19 @@ fn rules(go: &Go) -> Result<landlock::RestrictionStatus, landlock::RulesetError>
         .add_rules(path_beneath_rules(own, all))?
         .add_rules(path_beneath_rules(&go.read, read))?
         .add_rules(path_beneath_rules(&go.write, all))?
-        .add_rules(path_beneath_rules([&go.dir], all))?
+        .add_rules(path_beneath_rules(["."], all))?
         .add_rules(path_beneath_rules([&go.command], read))?;
     if go.unix_sockets {
         rules = rules.add_rules(path_beneath_rules(["/"], AccessFs::ResolveUnix))?;
     }
-    rules.restrict_self()
+    Ok(rules)
 }
 
 /// The version of landlock that this kernel has, as far as we know them; 0 for none. Asked by an empty set of rules.
 pub(crate) fn landlock_version() -> u32 {
     let status = Ruleset::default().handle_access(AccessFs::from_all(NEWEST)).and_then(Ruleset::create);
-    match status.and_then(landlock::RulesetCreated::restrict_self) {
-        Ok(landlock::RestrictionStatus { landlock: LandlockStatus::Available { effective_abi, .. }, .. }) => {
-            effective_abi as u32
-        }
+    match status.and_then(RulesetCreated::restrict_self) {
+        Ok(RestrictionStatus { landlock: LandlockStatus::Available { effective_abi, .. }, .. }) => effective_abi as u32,
         _ => 0,
     }
 }

@@ -18,7 +18,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set, set_capabilities,
 };
 
-use crate::confine::{confine, drop_root};
+use crate::confine::{confine, drop_root, rules};
 use crate::start::{self, NOT_STARTED, Streams, Why, die_with_parent, explain, tool};
 use crate::view;
 use crate::wire::{self, Exit, Go, Report, User};
@@ -133,7 +133,7 @@ fn run(link: &UnixStream, control: &UnixStream, go: &Go, streams: Streams) -> Re
         .map_err(|errno| format!("giving up rights: {errno}"))?;
     // What the agent told us is in our memory, and its socket is among our files.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| format!("closing ourselves: {errno}"))?;
-    confine(go)?;
+    confine(go, rules(go)?)?;
     let tool = tool(go, streams).spawn().map_err(|error| explain(&go.command, &error))?.id();
     wire::tell(control, &Report::Ready).map_err(|error| format!("the agent is gone: {error}"))?;
     loop {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use rustix::fs::Mode;
@@ -67,11 +67,12 @@ fn start(control: &UnixStream) -> Result<ExitCode, Why> {
         #[cfg(all(feature = "levels", target_os = "linux"))]
         Level::Guarded | Level::Confined => {
             enter(&go.dir)?;
+            let go = by_its_path(go)?;
+            let rules = crate::confine::rules(&go)?;
             crate::confine::drop_root(go.user)?;
             die_with_parent()?;
             is_parent(go.agent)?;
-            let go = by_its_path(go)?;
-            crate::confine::confine(&go)?;
+            crate::confine::confine(&go, rules)?;
             become_tool(control, &go, streams).map(|never| match never {})
         }
         #[cfg(all(feature = "levels", target_os = "linux"))]
@@ -117,7 +118,7 @@ fn by_its_path(go: Go) -> Result<Go, Why> {
 
 /// Where the command is: as the shell would look for it.
 #[cfg(all(feature = "levels", target_os = "linux"))]
-fn found(go: &Go) -> Option<PathBuf> {
+fn found(go: &Go) -> Option<std::path::PathBuf> {
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt as _;
 

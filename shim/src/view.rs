@@ -60,11 +60,12 @@ fn changed(go: &Go, owner: User) -> Result<(), Why> {
     empty.sort();
     empty.dedup_by(|one, other| one.0 == other.0);
 
+    let own = fs::canonicalize(&go.dir).map_err(failed(&go.dir))?;
     let mut changes = Vec::new();
     for path in go.read.iter().chain(&go.write).map(PathBuf::as_path).chain([Path::new(&go.command)]) {
         // By the name that it was given, which may be a link, and by that of what it leads to.
         for place in places(path) {
-            if empty.iter().any(|(hidden, _)| place.starts_with(hidden)) {
+            if place.starts_with(&own) || empty.iter().any(|(hidden, _)| place.starts_with(hidden)) {
                 let kept = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                     .map_err(|errno| failed(path)(errno.into()))?;
                 changes.push((place, Change::Kept(kept)));
@@ -72,7 +73,6 @@ fn changed(go: &Go, owner: User) -> Result<(), Why> {
         }
     }
     changes.extend(empty.into_iter().map(|(path, scratch)| (path, Change::Empty { scratch })));
-    let own = fs::canonicalize(&go.dir).map_err(failed(&go.dir))?;
     changes.push((own.clone(), Change::Own));
     // From the root down: what is below something else changes after it. At one place that stays visible after it is hidden.
     changes.sort_by_key(|(path, change)| (path.components().count(), matches!(change, Change::Kept(_))));

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::error::AgentError;
 use super::home::Home;
@@ -13,6 +13,7 @@ use crate::config::{Config, HTTP_PORT_DEFAULT};
 use crate::doors::{self, Bound, ListenError, LogRing, Settings};
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
+use crate::runtime::sandbox::Offered;
 use crate::tasks::TaskGroup;
 
 /// All that the doors show besides the mesh.
@@ -22,6 +23,7 @@ pub(super) struct Around<'a> {
     pub(super) backup: Source,
     pub(super) memory: MemoryHandle,
     pub(super) settings: Settings,
+    pub(super) sandbox: watch::Receiver<Option<Arc<Offered>>>,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
 }
@@ -34,7 +36,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, backup, memory, settings, socket_gone } = around;
+    let Around { home, logs, backup, memory, settings, sandbox, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -46,6 +48,7 @@ pub(super) async fn open(
             backup: backup.clone(),
             memory: memory.clone(),
             settings: settings.clone(),
+            sandbox: sandbox.clone(),
             socket_gone: socket_gone.clone(),
         };
         doors::serve(context, &socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tasks).await

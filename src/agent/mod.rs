@@ -115,6 +115,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     // The home is ours alone from here on: what lies in there is of agents that were killed.
     let work = home.work();
     let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
+    let sandbox = launcher.offered();
     let declared = Declared::new(&config, launcher).map_err(in_file(home.path()))?;
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
@@ -167,6 +168,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         backup: Source::new(home.path().to_owned(), store.clone(), blobs.clone(), memory.clone()),
         memory,
         settings: Settings::new(reloader.watch(), reload_tx),
+        sandbox,
         socket_gone: socket_gone.clone(),
     };
     let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;

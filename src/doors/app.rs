@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Source;
@@ -16,6 +16,7 @@ use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
 use crate::platform::FileId;
+use crate::runtime::sandbox::Offered;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
 const BACKUPS_AT_ONCE: usize = 2;
@@ -39,6 +40,8 @@ pub struct Context {
     pub memory: MemoryHandle,
     /// The settings that run.
     pub settings: Settings,
+    /// What this device offers as a sandbox; `None` until that is tested.
+    pub sandbox: watch::Receiver<Option<Arc<Offered>>>,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
 }

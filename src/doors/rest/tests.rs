@@ -270,6 +270,7 @@ impl Fake {
             backup: no_rows(home.path(), &blobs, &tasks),
             memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
+            sandbox: tokio::sync::watch::channel(None).1,
             socket_gone: Arc::default(),
         };
         let socket = home.path().join("sigil.sock");
@@ -307,6 +308,7 @@ impl Fake {
             backup: no_rows(self.home.path(), &self.blobs, &self.tasks),
             memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
+            sandbox: tokio::sync::watch::channel(None).1,
             socket_gone: Arc::default(),
         }
     }

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getppid, getrlimit, setrlimit, setsid, umask};
 
-use crate::wire::{self, Go, Level, Limits, Report};
+use crate::wire::{self, Go, Level, Limits, Network, Report};
 
 /// Exit code when the tool has not been started; shells use the same.
 pub const NOT_STARTED: u8 = 127;
@@ -57,6 +57,9 @@ fn start(control: &UnixStream) -> Result<ExitCode, Why> {
     close_inherited(control);
     let (go, streams) = wire::receive(control).map_err(|error| format!("reading what to start: {error}"))?;
     is_parent(go.agent)?;
+    if go.network == Network::Restricted {
+        return Err("a restricted network is not offered yet".to_owned());
+    }
     umask(Mode::RWXG | Mode::RWXO);
     lower(&go.limits)?;
     match go.level {

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount};
 use rustix::process::umask;
 
 use crate::start::Why;
@@ -28,8 +28,8 @@ const SCRATCH_FILES: &str = "nr_inodes=64k";
 enum Change {
     /// An empty directory, for everybody to write to or not.
     Empty { scratch: bool },
-    /// What was there before.
-    Kept(OwnedFd),
+    /// What was there before, to be read alone or not.
+    Kept { what: OwnedFd, read_only: bool },
     /// An empty directory for the tool alone.
     Own,
 }
@@ -62,20 +62,21 @@ fn changed(go: &Go, owner: User) -> Result<(), Why> {
 
     let own = fs::canonicalize(&go.dir).map_err(failed(&go.dir))?;
     let mut changes = Vec::new();
-    for path in go.read.iter().chain(&go.write).map(PathBuf::as_path).chain([Path::new(&go.command)]) {
+    let read = go.read.iter().map(PathBuf::as_path).chain([Path::new(&go.command)]).map(|path| (path, true));
+    for (path, read_only) in read.chain(go.write.iter().map(|path| (path.as_path(), false))) {
         // By the name that it was given, which may be a link, and by that of what it leads to.
         for place in places(path) {
             if place.starts_with(&own) || empty.iter().any(|(hidden, _)| place.starts_with(hidden)) {
                 let kept = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                     .map_err(|errno| failed(path)(errno.into()))?;
-                changes.push((place, Change::Kept(kept)));
+                changes.push((place, Change::Kept { what: kept, read_only }));
             }
         }
     }
     changes.extend(empty.into_iter().map(|(path, scratch)| (path, Change::Empty { scratch })));
     changes.push((own.clone(), Change::Own));
     // From the root down: what is below something else changes after it. At one place that stays visible after it is hidden.
-    changes.sort_by_key(|(path, change)| (path.components().count(), matches!(change, Change::Kept(_))));
+    changes.sort_by_key(|(path, change)| (path.components().count(), matches!(change, Change::Kept { .. })));
 
     let size = go.limits.scratch;
     for (path, change) in changes {
@@ -84,7 +85,8 @@ fn changed(go: &Go, owner: User) -> Result<(), Why> {
             Change::Empty { .. } if !path.is_dir() => Ok(()),
             Change::Empty { scratch: false } => tmpfs(&path, HIDDEN_ROOM),
             Change::Empty { scratch: true } => tmpfs(&path, &format!("size={size},{SCRATCH_FILES},mode=1777")),
-            Change::Kept(kept) => bind(&kept, &path),
+            Change::Kept { what, read_only: false } => bind(&what, &path),
+            Change::Kept { what, read_only: true } => bind(&what, &path).and_then(|()| protect(&path)),
             Change::Own => DirBuilder::new().recursive(true).mode(0o755).create(&path).and_then(|()| {
                 let User { uid, gid } = owner;
                 tmpfs(&path, &format!("size={size},{SCRATCH_FILES},mode=0700,uid={uid},gid={gid}"))
@@ -124,4 +126,35 @@ fn bind(kept: &OwnedFd, path: &Path) -> io::Result<()> {
     }
     mount_bind_recursive(OsStr::new(&source), path)?;
     Ok(())
+}
+
+/// Makes what was put back read-only. Rules for files allow below a directory what they allow in it, so that they do not protect
+/// what is read in a place where everything may be written.
+fn protect(path: &Path) -> io::Result<()> {
+    // The kernel lets nobody drop these here, so they are told again.
+    let had = rustix::fs::statvfs(path)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (had_it, flag) in [
+        (had.contains(StatVfsMountFlags::NOSUID), MountFlags::NOSUID),
+        (had.contains(StatVfsMountFlags::NODEV), MountFlags::NODEV),
+        (had.contains(StatVfsMountFlags::NOEXEC), MountFlags::NOEXEC),
+        (had.contains(StatVfsMountFlags::NOATIME), MountFlags::NOATIME),
+        (had.contains(StatVfsMountFlags::NODIRATIME), MountFlags::NODIRATIME),
+        (had.contains(StatVfsMountFlags::RELATIME), MountFlags::RELATIME),
+    ] {
+        flags.set(flag, had_it);
+    }
+    mount_remount(path, flags, c"")?;
+    // What is mounted below it keeps its own flags, and would stay open in a place of the tool's own.
+    let own = SCRATCH.iter().any(|place| path.starts_with(place));
+    let below = format!("{}/", path.display()).replace('\\', "\\134").replace(' ', "\\040");
+    if own && fs::read_to_string("/proc/self/mountinfo")?.lines().any(|line| mounted_at(line).starts_with(&below)) {
+        return Err(io::Error::other("other file systems are mounted in it"));
+    }
+    Ok(())
+}
+
+/// The place that a line of `mountinfo` is about, with its spaces as they are written there.
+fn mounted_at(line: &str) -> &str {
+    line.split(' ').nth(4).unwrap_or_default()
 }

@@ -78,6 +78,8 @@ pub enum Network {
     /// None: no socket can be made, but connected pairs.
     #[default]
     None,
+    /// One of its own, with a way out to what is named. Not offered yet: nothing is started with it.
+    Restricted,
     /// That of the device, by IPv4 and IPv6 alone.
     Host,
 }
@@ -269,6 +271,7 @@ impl Go {
         to.byte(match self.network {
             Network::None => 0,
             Network::Host => 1,
+            Network::Restricted => 2,
         });
         to.byte(self.unix_sockets.into());
         let Limits { memory, file_size, processes, open_files, scratch } = self.limits;
@@ -297,6 +300,7 @@ impl Go {
         let network = match from.byte()? {
             0 => Network::None,
             1 => Network::Host,
+            2 => Network::Restricted,
             _ => return None,
         };
         let unix_sockets = match from.byte()? {

@@ -58,6 +58,10 @@ impl Sandbox {
     /// # Errors
     /// It would be less than the least, for people.
     pub(super) fn level(&self, offered: &Offered, home: &Path, stays: bool) -> Result<Level, String> {
+        if self.network == Network::Restricted {
+            let why = "network = restricted is not offered yet on this device: only none and host are";
+            return Err(why.to_owned());
+        }
         let (best, why) = if stays && offered.level == Level::Isolated && self.wanted == Level::Isolated {
             (Level::Confined, Some("what it starts may keep running, and at the level isolated nothing can"))
         } else {
@@ -166,7 +170,7 @@ impl fmt::Display for Offered {
         let layers = if layers.is_empty() { String::new() } else { format!("{}; ", layers.join(", ")) };
         let gaps: Vec<&str> = self.gaps.iter().map(|gap| gap.as_str()).collect();
         let gaps = if gaps.is_empty() { "-".to_owned() } else { gaps.join(", ") };
-        write!(f, "sandbox: {} ({layers}limits by rlimit); gaps: {gaps}", self.level)
+        write!(f, "{} ({layers}limits by rlimit); gaps: {gaps}", self.level)
     }
 }
 
@@ -193,6 +197,13 @@ mod tests {
     }
 
     #[test]
+    fn a_restricted_network_is_not_made_up() {
+        let restricted = Sandbox { network: Network::Restricted, ..Sandbox::best(Level::Guarded) };
+        let why = restricted.level(&offered(Level::Isolated), Path::new("/home/u/.sigil"), false).unwrap_err();
+        assert!(why.contains("not offered yet"), "{why}");
+    }
+
+    #[test]
     fn what_stays_running_cannot_be_isolated() {
         let home = Path::new("/home/u/.sigil");
         let stays = |least| Sandbox::best(least).level(&offered(Level::Isolated), home, true);
@@ -214,10 +225,10 @@ mod tests {
     fn it_is_told_in_one_line() {
         assert_eq!(
             offered(Level::Isolated).to_string(),
-            "sandbox: isolated (landlock 7, seccomp, userns; limits by rlimit); gaps: -"
+            "isolated (landlock 7, seccomp, userns; limits by rlimit); gaps: -"
         );
         let gaps = Offered { gaps: vec![Gap::Socket, Gap::Daemon], ..offered(Level::Guarded) };
-        assert_eq!(gaps.to_string(), "sandbox: guarded (seccomp; limits by rlimit); gaps: socket, daemon");
-        assert_eq!(Offered::bare(String::new()).to_string(), "sandbox: bare (limits by rlimit); gaps: -");
+        assert_eq!(gaps.to_string(), "guarded (seccomp; limits by rlimit); gaps: socket, daemon");
+        assert_eq!(Offered::bare(String::new()).to_string(), "bare (limits by rlimit); gaps: -");
     }
 }

@@ -19,6 +19,8 @@ use super::sandbox::{Gap, Level, Limits, Network, Offered, User};
 
 /// The file of the home that nobody else may read, whatever happens.
 const KEY: &str = "identity.key";
+/// Name of what the attacker writes into the home, if it can.
+const MARK: &str = "sigil-self-test";
 /// Processes that the attacker may have, so that it need not start many to have too many.
 const PROCESSES: u32 = 6;
 /// Time for one level. It takes a few milliseconds.
@@ -100,7 +102,9 @@ fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, 
     let _ = child.kill();
     let _ = child.wait();
     drop((service, port));
-    found
+    // Counted by what it has done: at the level `isolated` it writes into a home of its own.
+    let written = std::fs::remove_file(home.join(MARK)).is_ok();
+    found.map(|found| Found { gaps: written.then_some(Gap::Write).into_iter().chain(found.gaps).collect(), ..found })
 }
 
 fn listen(level: Level, child: &mut Child, ends: Ends) -> Result<Found, String> {
@@ -142,6 +146,7 @@ fn listen(level: Level, child: &mut Child, ends: Ends) -> Result<Found, String> 
     let landlock = landlock.ok_or_else(|| format!("the self-test at the level {level} did not come to its end"))?;
     let through = Gap::ALL.into_iter().filter(|gap| match gap {
         Gap::Daemon => daemon,
+        Gap::Write => false,
         other => text.lines().any(|line| line == other.as_str()),
     });
     Ok(Found { gaps: through.collect(), landlock })

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if let Some(code) = sigil::runtime::tool_exec::entry() {
+    if let Some(code) = sigil::runtime::helper::entry() {
         return code;
     }
     if let Some(code) = sigil::memory::model_entry() {

@@ -15,6 +15,7 @@ use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::tailnet::LocalApi;
 use crate::node::roster::Roster;
+use crate::runtime::sandbox::Offered;
 use crate::tasks::TaskGroup;
 
 /// All that the doors show besides the mesh.
@@ -25,6 +26,7 @@ pub(super) struct Around<'a> {
     pub(super) memory: MemoryHandle,
     pub(super) settings: Settings,
     pub(super) roster: watch::Receiver<Arc<Roster>>,
+    pub(super) sandbox: watch::Receiver<Option<Arc<Offered>>>,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
 }
@@ -37,7 +39,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, backup, memory, settings, roster, socket_gone } = around;
+    let Around { home, logs, backup, memory, settings, roster, sandbox, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let serve = async |port: u16| {
         let context = doors::Context {
@@ -50,6 +52,7 @@ pub(super) async fn open(
             memory: memory.clone(),
             settings: settings.clone(),
             roster: roster.clone(),
+            sandbox: sandbox.clone(),
             socket_gone: socket_gone.clone(),
             tailnet: config.tailnet.door.then(|| LocalApi::new(config.tailnet.socket.clone())),
         };

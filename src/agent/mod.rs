@@ -120,6 +120,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     // The home is ours alone from here on: what lies in there is of agents that were killed.
     let work = home.work();
     let launcher = Launcher::start(work.clone(), platform::own_program(), &tasks).map_err(at("making", &work))?;
+    let sandbox = launcher.offered();
     let (approvals, approved) = watch::channel(approvals::Approved::default());
     let secrets = Secrets::of(home.path());
     let hosting = McpHost {
@@ -191,6 +192,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         memory,
         settings: Settings::new(reloader.watch(), reload_tx),
         roster: host.roster(),
+        sandbox,
         socket_gone: socket_gone.clone(),
     };
     let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;

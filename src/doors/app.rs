@@ -19,6 +19,7 @@ use crate::mesh::clock;
 use crate::mesh::tailnet::LocalApi;
 use crate::node::roster::Roster;
 use crate::platform::FileId;
+use crate::runtime::sandbox::Offered;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
 const BACKUPS_AT_ONCE: usize = 2;
@@ -44,6 +45,8 @@ pub struct Context {
     pub settings: Settings,
     /// The providers of tools in force.
     pub roster: watch::Receiver<Arc<Roster>>,
+    /// What this device offers as a sandbox; `None` until that is tested.
+    pub sandbox: watch::Receiver<Option<Arc<Offered>>>,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
     /// The tailscaled of this machine, if there is to be a door on its tailnet.

@@ -11,12 +11,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::card;
+use super::{card, confine};
 use super::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use super::schema::InputSchema;
-use crate::plugin::{self, Level, Plugin, Process, Program, Protocol, Tier, ToolEntry};
+use crate::plugin::{self, Plugin, Process, Program, Protocol, Tier, ToolEntry};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{self, Launch, Launcher, Spec};
+use crate::runtime::sandbox::Sandbox;
 use crate::secrets::{Redactor, Resolved, SecretError, Secrets};
 
 /// Starts the programs of plugins: what all of them share. Cheap to clone.
@@ -62,15 +63,22 @@ impl Commands {
         &self.plugin
     }
 
-    /// The program for a call, and what is secret in it. Its secrets are read now.
-    fn spec(&self, job: &Job) -> Result<(Spec, Redactor), NotStarted> {
+    /// The program for a call, its sandbox, and what is secret in it. Its secrets are read now.
+    fn spec(&self, job: &Job) -> Result<(Spec, Sandbox, Redactor), NotStarted> {
         let plugin::Runs::Process(program, process) = &self.plugin.execution.runs else {
             return Err(NotStarted::NoProgram);
         };
         let tool = self.plugin.tools.iter().find(|tool| tool.name == job.tool).ok_or(NotStarted::NoProgram)?;
+        let sandbox = self.sandbox()?;
         let Resolved { values, redactor } = self.starter.secrets.resolve(&program.env)?;
         let spec = spec(program, process, tool, self.folder.as_deref(), values, job).ok_or(NotStarted::NoProgram)?;
-        Ok((spec, redactor))
+        Ok((spec, sandbox, redactor))
+    }
+
+    fn sandbox(&self) -> Result<Sandbox, NotStarted> {
+        let execution = &self.plugin.execution;
+        let plugin::Runs::Process(program, process) = &execution.runs else { return Err(NotStarted::NoProgram) };
+        confine::sandbox(execution, program, process, self.folder.as_deref()).map_err(NotStarted::Sandbox)
     }
 }
 
@@ -79,6 +87,8 @@ impl Commands {
 enum NotStarted {
     #[error("its plugin has no program for this tool")]
     NoProgram,
+    #[error("{0}")]
+    Sandbox(String),
     #[error("what it is to be given cannot be had: {0}")]
     Secret(#[from] SecretError),
 }
@@ -169,9 +179,9 @@ impl Provider for Commands {
     fn take(&self, job: Job) -> Box<dyn Run> {
         let place = self.runs.enter();
         match self.spec(&job) {
-            Ok((spec, redactor)) => {
+            Ok((spec, sandbox, redactor)) => {
                 let redactor = Arc::new(redactor);
-                let launch = self.starter.launcher.launch(spec).redacting(redactor.clone());
+                let launch = self.starter.launcher.launch_in(spec, sandbox).redacting(redactor.clone());
                 Box::new(CommandRun { launch, job, redactor, place })
             }
             Err(why) => Box::new(Unstarted(why.to_string())),
@@ -179,12 +189,15 @@ impl Provider for Commands {
     }
 
     fn about(&self) -> About {
+        let (level, gaps) =
+            self.sandbox().map(|sandbox| confine::shown(&sandbox, &self.starter.launcher)).unwrap_or_default();
         About {
             kind: Kind::Process,
             version: self.plugin.version.as_ref().map(ToString::to_string),
             tier: Some(Tier::Process),
             protocol: Some("json"),
-            level: Level::Bare,
+            level,
+            gaps,
             ..About::default()
         }
     }

@@ -6,6 +6,7 @@ pub mod builtin;
 pub mod card;
 pub mod catalogue;
 pub mod commands;
+mod confine;
 pub mod declared;
 pub mod files;
 pub mod host;

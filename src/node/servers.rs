@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::plugin::{Cancel, Plugin, Program, Protocol, Runs};
+use crate::runtime::sandbox::Sandbox;
 
+use super::confine;
 use super::mcp::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
 
 /// Origin of a description.
@@ -23,7 +25,10 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
         return None;
     }
     let transport = match &plugin.execution.runs {
-        Runs::Process(program, process) => Transport::Pipes(pipes(program, folder, process.cwd.clone())?),
+        Runs::Process(program, process) => {
+            let sandbox = confine::sandbox(&plugin.execution, program, process, folder).ok()?;
+            Transport::Pipes(pipes(program, folder, process.cwd.clone(), sandbox)?)
+        }
         Runs::Remote(remote) => Transport::Http(HttpSpec { url: remote.url.clone(), headers: remote.headers.clone() }),
         Runs::Container(..) => return None,
     };
@@ -44,13 +49,13 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
     })
 }
 
-fn pipes(program: &Program, folder: Option<&Path>, cwd: Option<PathBuf>) -> Option<PipesSpec> {
+fn pipes(program: &Program, folder: Option<&Path>, cwd: Option<PathBuf>, sandbox: Sandbox) -> Option<PipesSpec> {
     let (command, args) = program.command.split_first()?;
     let command = match folder {
         Some(folder) if command.contains('/') => folder.join(command),
         Some(_) | None => PathBuf::from(command),
     };
-    Some(PipesSpec { command, args: args.to_vec(), env: program.env.clone(), cwd })
+    Some(PipesSpec { command, args: args.to_vec(), env: program.env.clone(), cwd, sandbox })
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
-//! Tools that are programs: started in a process group of their own, watched, and ended as a group.
+//! Tools that are programs: started by the [helper](super::helper) in a session of their own and in the sandbox that they are
+//! to have, watched, and ended as a group.
 //!
 //! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when
 //! cancelled. What it has left running in its group is ended then, unless it may keep running, and named in the outcome
-//! either way. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it.
+//! either way. A program that moves itself into another session (`setsid`) leaves the group and is not ended with it, but for
+//! one at the level `isolated`, of which nothing outlives it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,21 +23,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use sigil_shim::wire::{Exit, Go, Report};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::helper::{self, Ends, Helper};
 use super::out_dir;
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
+use super::sandbox::{Level, Offered, Sandbox};
+use super::self_test;
 use super::spool::{Spool, SpoolError};
-use super::tool_exec;
-use crate::config::value::show_duration;
 use crate::secrets::Redactor;
 use crate::tasks::TaskGroup;
+use crate::value::show_duration;
 
 /// Between asking a group to end (`SIGTERM`) and ending it (`SIGKILL`). With the waits below, well under the 2 s in
 /// which a cancel must have worked.
@@ -49,8 +58,16 @@ const NAMED_MAX: usize = 8;
 const CHUNK: usize = 32 * 1024;
 /// Launches that may wait for the launching thread. The core runs a handful at once; beyond this something is stuck.
 const LAUNCHES_MAX: usize = 256;
+/// Time that a start in a sandbox waits for the self-test of it, just after the agent has started.
+const TESTED_WITHIN: Duration = Duration::from_secs(5);
+/// Time for the last words of a helper that has ended.
+const SAID_WITHIN: Duration = Duration::from_millis(100);
+/// Time for a helper to become its tool, or to say why not.
+const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 /// Names of the private directories of runs.
 const RUN_DIR_PREFIX: &str = "run-";
+/// Directory of the home for the file of the helper.
+const HELPER_DIR: &str = "run";
 
 /// A program to run.
 #[derive(Debug, Clone)]
@@ -59,7 +76,8 @@ pub struct Spec {
     pub command: PathBuf,
     /// Passed as they are.
     pub args: Vec<String>,
-    /// Added to `PATH`, `HOME` and `LANG` of the agent, which is all that it inherits.
+    /// Added to `PATH`, `HOME` and `LANG` of the agent, which is all that it inherits. From the level `confined` on its home is
+    /// its private directory.
     pub env: BTreeMap<String, String>,
     /// Its working directory; `None`: a private one, which goes with it.
     pub cwd: Option<PathBuf>,
@@ -74,16 +92,16 @@ pub struct Spec {
 #[derive(Debug, Clone)]
 pub struct Launcher {
     requests: mpsc::Sender<Request>,
+    offered: watch::Receiver<Option<Arc<Offered>>>,
 }
 
 /// A start that was asked for.
 #[derive(Debug)]
 pub struct Launch {
-    running: oneshot::Receiver<io::Result<Running>>,
+    running: oneshot::Receiver<Result<Running, String>>,
     /// Set when it is started or given up: whoever sets it first decides, so that what is told of a cancelled run is
     /// true.
     decided: Arc<AtomicBool>,
-    command: PathBuf,
     /// Secrets that are kept out of what it says.
     redactor: Arc<Redactor>,
     /// Keeps the thread, and so the child, alive.
@@ -93,7 +111,8 @@ pub struct Launch {
 #[derive(Debug)]
 struct Request {
     spec: Spec,
-    reply: oneshot::Sender<io::Result<Running>>,
+    sandbox: Sandbox,
+    reply: oneshot::Sender<Result<Running, String>>,
     decided: Arc<AtomicBool>,
 }
 
@@ -102,8 +121,26 @@ struct Request {
 pub(super) struct Running {
     pub(super) child: Child,
     pub(super) group: Group,
-    dir: TempDir,
+    pub(super) said: Said,
+    pub(super) streams: Streams,
+    pub(super) dir: TempDir,
     kept: bool,
+}
+
+/// Our ends of the streams of a tool.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) stdin: pipe::Sender,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+}
+
+/// What the helper of a run has said, and says.
+#[derive(Debug)]
+pub(super) struct Said {
+    socket: UnixStream,
+    level: Level,
+    ready: bool,
 }
 
 /// The process group of a run; killed when dropped, so that no path forgets it.
@@ -168,13 +205,6 @@ fn members_of(group: Pid) -> Vec<String> {
     members
 }
 
-impl Running {
-    /// Its three streams, once.
-    pub(super) fn streams(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
-        (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take())
-    }
-}
-
 impl Launch {
     /// Waits until it is started.
     ///
@@ -182,8 +212,7 @@ impl Launch {
     /// The reason for which it was not, for people.
     pub(super) async fn started(self) -> Result<Running, String> {
         match self.running.await {
-            Ok(Ok(running)) => Ok(running),
-            Ok(Err(error)) => Err(tool_exec::explain(self.command.as_os_str(), &error)),
+            Ok(started) => started,
             Err(_) => Err("too many programs wait to be started".to_owned()),
         }
     }
@@ -196,47 +225,70 @@ impl Drop for Group {
 }
 
 impl Launcher {
-    /// Starts the thread. Runs get private directories under `work`, which is made if needed; what an agent that was
-    /// killed has left there is removed. `program` is our own program ([`crate::platform::own_program`]); without it tools are
-    /// started directly, without the limits that `tool-exec` sets.
+    /// Starts the thread, and finds out beside it what this device offers. Runs get private directories under `work`, a
+    /// directory of the home, which is made if needed; what an agent that was killed has left there is removed. `own` is our
+    /// own program ([`crate::platform::own_program`]), which is used where there is no [helper](super::helper).
     ///
     /// # Errors
-    /// When the directory or the thread cannot be made.
+    /// When the directory, the helper or a thread cannot be made.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(work: PathBuf, program: Option<PathBuf>, tasks: &TaskGroup) -> io::Result<Self> {
+    pub fn start(work: PathBuf, own: Option<PathBuf>, tasks: &TaskGroup) -> io::Result<Self> {
         crate::platform::create_private_dir(&work)?;
         for entry in std::fs::read_dir(&work)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX) {
                 let _ = std::fs::remove_dir_all(entry.path()); // what cannot be removed does not disturb
             }
         }
+        let home = work.parent().unwrap_or(&work).to_owned();
+        let helper = Helper::install(&home.join(HELPER_DIR), own)?;
+        let (found, offered) = watch::channel(None);
+        tasks.thread("sandbox-test", {
+            let (helper, home, work) = (helper.clone(), home.clone(), work.clone());
+            move |_| {
+                let offered = self_test::attack(&helper, &home, &work);
+                tracing::info!(target: "sigil::events::sandbox", level = %offered.level, gaps = offered.gaps.len(), "sandbox tested");
+                let _ = found.send(Some(Arc::new(offered)));
+            }
+        })?;
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
         let runtime = tokio::runtime::Handle::current();
+        let starter = Starter { helper, home, work, offered: offered.clone() };
         // Not told to stop, but out of work: a program lives no longer than this thread, so it ends after the
         // last run.
         tasks.thread("tool-launcher", move |_| {
             let _runtime = runtime.enter();
-            while let Some(Request { spec, reply, decided }) = inbox.blocking_recv() {
+            while let Some(Request { spec, sandbox, reply, decided }) = inbox.blocking_recv() {
                 if !reply.is_closed() && !decided.swap(true, Ordering::AcqRel) {
                     // Nobody waits any more? Then the run is dropped, and its group with it.
-                    let _ = reply.send(start(&spec, program.as_deref(), &work));
+                    let _ = reply.send(starter.start(&spec, &sandbox));
                 }
             }
         })?;
-        Ok(Self { requests })
+        Ok(Self { requests, offered })
     }
 
-    /// Asks for a start. It happens soon, whether or not the launch is waited for, unless it is dropped before.
+    /// What this device offers; `None` until that is known, some ten milliseconds after the start.
+    #[must_use]
+    pub fn offered(&self) -> watch::Receiver<Option<Arc<Offered>>> {
+        self.offered.clone()
+    }
+
+    /// Asks for a start without a sandbox. It happens soon, whether or not the launch is waited for, unless it is dropped before.
     #[must_use]
     pub fn launch(&self, spec: Spec) -> Launch {
+        self.launch_in(spec, Sandbox::BARE)
+    }
+
+    /// The same in a sandbox.
+    #[must_use]
+    pub fn launch_in(&self, spec: Spec, sandbox: Sandbox) -> Launch {
         let (reply, running) = oneshot::channel();
-        let command = spec.command.clone();
         // Full or gone: the dropped sender tells `run`.
         let decided = Arc::new(AtomicBool::new(false));
-        let _ = self.requests.try_send(Request { spec, reply, decided: decided.clone() });
-        Launch { running, decided, command, redactor: Arc::default(), _launcher: self.clone() }
+        let _ = self.requests.try_send(Request { spec, sandbox, reply, decided: decided.clone() });
+        Launch { running, decided, redactor: Arc::default(), _launcher: self.clone() }
     }
 }
 
@@ -248,44 +300,132 @@ impl Launch {
     }
 }
 
-fn start(spec: &Spec, program: Option<&Path>, work: &Path) -> io::Result<Running> {
-    let run_dir = || tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(work);
-    let dir = match run_dir() {
-        // A cleaner may have taken the directory away.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            crate::platform::create_private_dir(work)?;
-            run_dir()?
+/// What the launching thread starts programs with.
+#[derive(Debug)]
+struct Starter {
+    helper: Helper,
+    home: PathBuf,
+    work: PathBuf,
+    offered: watch::Receiver<Option<Arc<Offered>>>,
+}
+
+impl Starter {
+    /// Starts a program; the reason why not is for people.
+    fn start(&self, spec: &Spec, sandbox: &Sandbox) -> Result<Running, String> {
+        let level = match sandbox.wanted {
+            Level::Bare if sandbox.least == Level::Bare => Level::Bare,
+            _ => sandbox.level(self.tested()?.as_ref(), &self.home, spec.keep_running)?,
+        };
+        let dir = self.run_dir().map_err(|error| format!("its private directory: {error}"))?;
+        super::give_to(dir.path(), level, sandbox.user).map_err(|error| format!("its private directory: {error}"))?;
+        let given = out_dir::make(dir.path()).and_then(|out| {
+            super::give_to(&out, level, sandbox.user)?;
+            Ok(out)
+        });
+        let out = given.map_err(|error| format!("the directory for its results: {error}"))?;
+        let begins = match &spec.cwd {
+            None => dir.path().to_owned(),
+            Some(cwd) if level == Level::Bare => cwd.clone(),
+            Some(_) => return Err(format!("`cwd` is for the level bare, and this would be {level}")),
+        };
+        let go = Go {
+            agent: std::process::id(),
+            level,
+            network: sandbox.network,
+            unix_sockets: sandbox.unix_sockets,
+            user: sandbox.user,
+            limits: sandbox.limits,
+            dir: begins,
+            hide: self.hidden(),
+            read: sandbox.read.clone(),
+            write: sandbox.write.iter().cloned().chain([out.clone()]).collect(),
+            command: spec.command.clone().into_os_string(),
+            args: spec.args.iter().map(OsString::from).collect(),
+            env: environment(spec, level, dir.path(), &out),
+        };
+        let spawn = |command| Command::from(command).kill_on_drop(true).spawn();
+        let (child, ends) = self.helper.start(&go, spawn).map_err(|error| format!("its helper: {error}"))?;
+        let Ends { said, stdin, stdout, stderr } = ends;
+        let streams = || {
+            io::Result::Ok(Streams {
+                stdin: pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
+                stdout: pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
+                stderr: pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
+            })
+        };
+        let streams = streams().map_err(|error| format!("its streams: {error}"))?;
+        // The helper leads a session, and so a group, of its own: both have its number.
+        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+        let said = Said { socket: said, level, ready: false };
+        Ok(Running { child, group, said, streams, dir, kept: spec.keep_running })
+    }
+
+    /// Waits for what this device offers.
+    fn tested(&self) -> Result<Arc<Offered>, String> {
+        let mut offered = self.offered.clone();
+        let known = async {
+            let known = timeout(TESTED_WITHIN, offered.wait_for(Option::is_some)).await;
+            known.ok()?.ok()?.clone()
+        };
+        let known = tokio::runtime::Handle::current().block_on(known);
+        known.ok_or_else(|| "which sandbox this device offers is not known yet".to_owned())
+    }
+
+    fn run_dir(&self) -> io::Result<TempDir> {
+        let run_dir = || tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(&self.work);
+        match run_dir() {
+            // A cleaner may have taken the directory away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                crate::platform::create_private_dir(&self.work)?;
+                run_dir()
+            }
+            made => made,
         }
-        made => made?,
-    };
-    let mut command = match program {
-        Some(program) => {
-            let mut command = Command::new(program);
-            command.args(tool_exec::arguments(&spec.command));
-            command
-        }
-        None => Command::new(&spec.command),
-    };
-    command.args(&spec.args).current_dir(spec.cwd.as_deref().unwrap_or(dir.path())).env_clear();
-    command.env("PATH", crate::platform::PATH_DEFAULT);
-    command.envs(["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-    command.env(out_dir::VARIABLE, out_dir::make(dir.path())?);
-    command.envs(&spec.env);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.process_group(0).kill_on_drop(true).spawn()?;
-    // The child leads its group: both have the same number.
-    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
-    Ok(Running { child, group, dir, kept: spec.keep_running })
+    }
+
+    /// What no tool sees at the level `isolated`: our home, and that of whoever runs us.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let people = std::env::var_os("HOME").map(PathBuf::from);
+        std::iter::once(self.home.clone()).chain(people.filter(|home| home.is_absolute())).collect()
+    }
+}
+
+/// All of the environment of a program.
+fn environment(spec: &Spec, level: Level, dir: &Path, out: &Path) -> Vec<(OsString, OsString)> {
+    let mut env = BTreeMap::from([("PATH".to_owned(), OsString::from(crate::platform::PATH_DEFAULT))]);
+    for name in ["PATH", "HOME", "LANG"] {
+        env.extend(std::env::var_os(name).map(|value| (name.to_owned(), value)));
+    }
+    if level >= Level::Confined {
+        env.extend(["HOME", "TMPDIR"].map(|name| (name.to_owned(), dir.as_os_str().to_owned())));
+    }
+    env.insert(out_dir::VARIABLE.to_owned(), out.as_os_str().to_owned());
+    env.extend(spec.env.iter().map(|(name, value)| (name.clone(), OsString::from(value))));
+    env.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
 /// The cause for which a run was over.
 enum End {
     /// By itself; with a note about what it has left.
     Exited(ExitStatus, String),
-    Lost(io::Error),
+    /// The same, as the helper tells it.
+    Ended(Exit, String),
+    NotStarted(String),
+    Lost(String),
     TimedOut,
     Cancelled,
     Output(SpoolError),
+}
+
+impl End {
+    /// True if it ended by itself, and well.
+    fn is_well(&self) -> bool {
+        match self {
+            Self::Exited(exit, _) => exit.success(),
+            Self::Ended(exit, _) => *exit == Exit::Code(0),
+            Self::NotStarted(_) | Self::Lost(_) | Self::TimedOut | Self::Cancelled | Self::Output(_) => false,
+        }
+    }
 }
 
 /// Runs a launched program to its end, which comes within `time`: `stdin` goes in, output goes to `spool`, which is for
@@ -302,7 +442,7 @@ pub async fn run(
     spool: &mut Spool<'_>,
     mut note: impl FnMut(String),
 ) -> RunOutcome {
-    let Launch { mut running, decided, command, redactor, _launcher } = launch;
+    let Launch { mut running, decided, redactor, _launcher } = launch;
     let started = tokio::select! {
         biased;
         () = cancel.cancelled() => {
@@ -313,24 +453,30 @@ pub async fn run(
         }
         started = &mut running => started,
     };
-    let Running { mut child, mut group, dir, kept } = match started {
+    let Running { mut child, mut group, said, streams, dir, kept } = match started {
         Ok(Ok(running)) => running,
-        Ok(Err(error)) => return RunEnd::NotStarted(tool_exec::explain(command.as_os_str(), &error)).into(),
+        Ok(Err(why)) => return RunEnd::NotStarted(why).into(),
         Err(_) => return RunEnd::NotStarted("too many programs wait to be started".to_owned()).into(),
     };
 
     let mut errors = ErrorStream::new(Instant::now(), redactor);
     let process = (&mut child, &mut group, kept);
-    let end = watch(process, time, stdin, cancel, spool, &mut errors, &mut note).await;
-    if !matches!(end, End::Exited(..)) {
-        stop(&mut child, &mut group).await;
-    }
+    let end = watch(process, streams, time, stdin, cancel, spool, &mut errors, &mut note).await;
     let end = match end {
-        End::Exited(..) | End::TimedOut | End::Cancelled => match (out_dir::take(dir.path(), spool).await, end) {
-            (Err(why), End::Exited(exit, _)) if exit.success() => End::Output(why),
-            (_, end) => end,
-        },
-        End::Lost(_) | End::Output(_) => end,
+        End::Exited(exit, note) => said.told(exit, note),
+        other => {
+            stop(&mut child, &mut group).await;
+            other
+        }
+    };
+    let end = match end {
+        End::Exited(..) | End::Ended(..) | End::TimedOut | End::Cancelled => {
+            match (out_dir::take(dir.path(), spool).await, end) {
+                (Err(why), end) if end.is_well() => End::Output(why),
+                (_, end) => end,
+            }
+        }
+        End::NotStarted(_) | End::Lost(_) | End::Output(_) => end,
     };
     // A tool may have left a million files.
     tokio::task::spawn_blocking(move || drop(dir));
@@ -341,6 +487,7 @@ pub async fn run(
 
 async fn watch(
     (child, group, keep_running): (&mut Child, &mut Group, bool),
+    Streams { stdin: to_tool, stdout, stderr }: Streams,
     time: Duration,
     stdin: Bytes,
     cancel: &CancellationToken,
@@ -348,7 +495,6 @@ async fn watch(
     errors: &mut ErrorStream,
     note: &mut impl FnMut(String),
 ) -> End {
-    let (to_tool, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let mut pipes = pin!(async {
         // What the tool said before it gave too much is read before that ends it.
         let streams = async { tokio::try_join!(biased; read_errors(stderr, errors, note), read_output(stdout, spool)) };
@@ -379,7 +525,7 @@ async fn watch(
                     exited = Some((exit, note));
                     until = Instant::now() + if keep_running { KEPT_DRAIN } else { DRAIN };
                 }
-                Err(error) => return End::Lost(error),
+                Err(error) => return End::Lost(format!("waiting for it: {error}")),
             },
             result = &mut pipes, if pipes_open => {
                 pipes_open = false;
@@ -401,15 +547,13 @@ async fn watch(
 }
 
 /// Hands the arguments over and closes the pipe. A tool that does not read them is free not to.
-async fn feed(pipe: Option<ChildStdin>, stdin: Bytes) -> Infallible {
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.write_all(&stdin).await;
-    }
+async fn feed(mut pipe: pipe::Sender, stdin: Bytes) -> Infallible {
+    let _ = pipe.write_all(&stdin).await;
+    drop(pipe);
     std::future::pending().await
 }
 
-async fn read_output(pipe: Option<impl AsyncRead + Unpin>, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
-    let Some(mut pipe) = pipe else { return Ok(()) };
+async fn read_output(mut pipe: pipe::Receiver, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
     let mut chunk = vec![0; CHUNK];
     // Reading a pipe of ours does not fail; if it did, it would be at its end.
     while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
@@ -419,11 +563,10 @@ async fn read_output(pipe: Option<impl AsyncRead + Unpin>, spool: &mut Spool<'_>
 }
 
 async fn read_errors(
-    pipe: Option<impl AsyncRead + Unpin>,
+    mut pipe: pipe::Receiver,
     errors: &mut ErrorStream,
     note: &mut impl FnMut(String),
 ) -> Result<(), SpoolError> {
-    let Some(mut pipe) = pipe else { return Ok(()) };
     let mut chunk = vec![0; 4096];
     while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
         errors.push(chunk.get(..len).unwrap_or_default(), Instant::now(), note);
@@ -436,21 +579,81 @@ async fn stop(child: &mut Child, group: &mut Group) {
     group.signal(Signal::SIGTERM);
     let _ = timeout(TERM_GRACE, child.wait()).await;
     group.kill();
+    // A helper that has no session of its own yet is in no group.
+    let _ = child.start_kill();
     let _ = timeout(KILL_WAIT, child.wait()).await;
+}
+
+impl Said {
+    /// Waits until the tool has begun. Blocks.
+    ///
+    /// # Errors
+    /// It has not, for people.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
+        let _ = self.socket.set_read_timeout(Some(BEGUN_WITHIN));
+        loop {
+            match helper::next(&self.socket) {
+                // At the level `isolated` the tool has been started by then; at others the helper becomes it, and its socket ends.
+                Some(Report::Ready) if self.level == Level::Isolated => {
+                    self.ready = true;
+                    return Ok(());
+                }
+                Some(Report::Ready) => self.ready = true,
+                Some(Report::NotStarted(why)) => return Err(why),
+                Some(Report::Ended { .. }) => return Err("it ended at once".to_owned()),
+                None if self.ready => return Ok(()),
+                None => return Err("its helper ended before it".to_owned()),
+            }
+        }
+    }
+
+    /// The end of a run. `exit` and `note`: of the process that was the helper first.
+    fn told(self, exit: ExitStatus, note: String) -> End {
+        let Self { socket, level, mut ready } = self;
+        // Whoever could still say something has ended. What is there is there at once.
+        let _ = socket.set_read_timeout(Some(SAID_WITHIN));
+        let mut end = None;
+        for report in helper::said(&socket) {
+            match report {
+                Report::Ready => ready = true,
+                Report::NotStarted(why) => return End::NotStarted(why),
+                Report::Ended { exit, left } => end = Some((exit, left)),
+            }
+        }
+        match (end, level) {
+            (Some((exit, left)), _) if left.is_empty() => End::Ended(exit, note),
+            (Some((exit, left)), _) => {
+                End::Ended(exit, format!("left running, and ended with it: {}", left.join(", ")))
+            }
+            (None, _) if !ready => End::NotStarted(format!("its helper ended before it: {exit}")),
+            (None, Level::Isolated) => End::Lost(format!("its helper ended while it ran: {exit}")),
+            (None, Level::Bare | Level::Guarded | Level::Confined) => End::Exited(exit, note),
+        }
+    }
+
+    /// The same in words.
+    pub(super) fn story(self, exit: ExitStatus) -> String {
+        match self.told(exit, String::new()) {
+            End::Exited(exit, _) => show_exit(exit),
+            End::Ended(Exit::Code(code), _) => format!("exit code {code}"),
+            End::Ended(Exit::Signal(signal), _) => show_signal(signal.into()),
+            End::NotStarted(why) | End::Lost(why) => why,
+            End::TimedOut | End::Cancelled | End::Output(_) => exit.to_string(),
+        }
+    }
 }
 
 fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
     let (end, note) = match end {
         End::Exited(exit, note) if exit.success() => (RunEnd::Done, note),
-        End::Exited(exit, note) => match stderr.strip_prefix(tool_exec::COMPLAINT) {
-            Some(why) if exit.code() == Some(tool_exec::NOT_STARTED.into()) => {
-                return RunEnd::NotStarted(why.to_owned()).into();
-            }
-            _ => (RunEnd::Failed(show_exit(exit)), note),
-        },
+        End::Ended(Exit::Code(0), note) => (RunEnd::Done, note),
+        End::Exited(exit, note) => (RunEnd::Failed(show_exit(exit)), note),
+        End::Ended(Exit::Code(code), note) => (RunEnd::Failed(format!("exit code {code}")), note),
+        End::Ended(Exit::Signal(signal), note) => (RunEnd::Failed(show_signal(signal.into())), note),
+        End::NotStarted(why) => return RunEnd::NotStarted(why).into(),
         End::TimedOut => (RunEnd::Limit(format!("timed out after {}", show_duration(time))), String::new()),
         End::Cancelled => (RunEnd::Cancelled("cancelled while it ran".to_owned()), String::new()),
-        End::Lost(lost) => (RunEnd::Lost(format!("waiting for it: {lost}")), String::new()),
+        End::Lost(lost) => (RunEnd::Lost(lost), String::new()),
         End::Output(why @ SpoolError::TooLarge(_)) => (RunEnd::Limit(why.story()), String::new()),
         End::Output(why @ (SpoolError::TooMany | SpoolError::Store(_))) => (RunEnd::Failed(why.story()), String::new()),
     };
@@ -458,14 +661,19 @@ fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
 }
 
 /// The way in which a program ended, for people.
-pub(super) fn show_exit(exit: ExitStatus) -> String {
+fn show_exit(exit: ExitStatus) -> String {
     match (exit.code(), exit.signal()) {
         (Some(code), _) => format!("exit code {code}"),
-        (None, Some(number)) => match Signal::try_from(number) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {number}"),
-        },
+        (None, Some(signal)) => show_signal(signal),
         (None, None) => exit.to_string(),
+    }
+}
+
+fn show_signal(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(Signal::SIGXFSZ) => "over its limit for the size of a file".to_owned(),
+        Ok(signal) => format!("killed by {signal}"),
+        Err(_) => format!("killed by signal {number}"),
     }
 }
 

@@ -5,11 +5,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{ChildStdin, ChildStdout};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::process::Child;
 use tokio::time::timeout;
 
-use super::process::{Launcher, Running, Spec, show_exit};
+use super::process::{Group, Launcher, Running, Said, Spec, Streams};
+use super::sandbox::Sandbox;
 
 /// Between the end of its input, `SIGTERM` and `SIGKILL`.
 const GRACE: Duration = Duration::from_millis(500);
@@ -21,7 +24,10 @@ const TAIL_BYTES_MAX: usize = 4096;
 /// A running program. Its group is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    running: Running,
+    child: Child,
+    group: Group,
+    said: Option<Said>,
+    _dir: TempDir,
 }
 
 /// The last that a program wrote to its error stream. Cheap to clone.
@@ -49,18 +55,20 @@ impl Tail {
 }
 
 impl Server {
-    /// Starts a program. Returns it with what it reads, what it writes, and the end of its error stream, which `stderr` reads.
+    /// Starts a program in a sandbox. Returns it with what it reads, what it writes, and its error stream.
     ///
     /// # Errors
     /// The reason for which it did not start, for people.
-    pub async fn start(launcher: &Launcher, spec: Spec) -> Result<(Self, ChildStdin, ChildStdout, Errors), String> {
-        let mut running = launcher.launch(spec).started().await?;
-        match running.streams() {
-            (Some(stdin), Some(stdout), Some(stderr)) => {
-                Ok((Self { running }, stdin, stdout, Errors(Box::new(stderr))))
-            }
-            _ => Err("it has not all of its streams".to_owned()),
-        }
+    pub async fn start(
+        launcher: &Launcher,
+        spec: Spec,
+        sandbox: Sandbox,
+    ) -> Result<(Self, Sender, Receiver, Errors), String> {
+        let Running { child, group, mut said, streams, dir, .. } = launcher.launch_in(spec, sandbox).started().await?;
+        let Streams { stdin, stdout, stderr } = streams;
+        let begun = tokio::task::spawn_blocking(move || said.begin().map(|()| said)).await;
+        let said = begun.unwrap_or_else(|error| Err(error.to_string()))?;
+        Ok((Self { child, group, said: Some(said), _dir: dir }, stdin, stdout, Errors(Box::new(stderr))))
     }
 
     /// Waits until it has ended by itself; says how. What is left of its group is ended then.
@@ -68,19 +76,23 @@ impl Server {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ended(&mut self) -> String {
-        let exit = self.running.child.wait().await;
-        self.running.group.kill();
-        exit.map_or_else(|error| format!("waiting for it: {error}"), show_exit)
+        let exit = self.child.wait().await;
+        self.group.kill();
+        match (exit, self.said.take()) {
+            (Ok(exit), Some(said)) => said.story(exit),
+            (Ok(exit), None) => exit.to_string(),
+            (Err(error), _) => format!("waiting for it: {error}"),
+        }
     }
 
     /// Ends it. Whoever calls has closed its input: it is given a moment to end by itself, then told to, then killed.
     pub async fn end(mut self) {
-        if timeout(GRACE, self.running.child.wait()).await.is_err() {
-            self.running.group.terminate();
-            let _ = timeout(GRACE, self.running.child.wait()).await;
+        if timeout(GRACE, self.child.wait()).await.is_err() {
+            self.group.terminate();
+            let _ = timeout(GRACE, self.child.wait()).await;
         }
-        self.running.group.kill();
-        let _ = timeout(KILL_WAIT, self.running.child.wait()).await;
+        self.group.kill();
+        let _ = timeout(KILL_WAIT, self.child.wait()).await;
     }
 }
 
@@ -116,7 +128,7 @@ mod tests {
         std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
-    async fn line(stdout: &mut ChildStdout) -> String {
+    async fn line(stdout: &mut Receiver) -> String {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
             line.push(stdout.read_u8().await.unwrap());
@@ -128,7 +140,7 @@ mod tests {
     async fn it_answers_and_ends_when_its_input_does() {
         let dir = tempfile::tempdir().unwrap();
         let (server, mut stdin, mut stdout, errors) =
-            Server::start(&launcher(dir.path()), sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"))
+            Server::start(&launcher(dir.path()), sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"), Sandbox::BARE)
                 .await
                 .unwrap();
         stdin.write_all(b"x\n").await.unwrap();
@@ -146,7 +158,7 @@ mod tests {
     async fn one_that_does_not_listen_is_ended_with_all_that_it_started() {
         let dir = tempfile::tempdir().unwrap();
         let script = "trap '' TERM; sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & echo $$; while :; do sleep 1; done";
-        let (server, stdin, mut stdout, _errors) = Server::start(&launcher(dir.path()), sh(script)).await.unwrap();
+        let (server, stdin, mut stdout, _errors) = Server::start(&launcher(dir.path()), sh(script), Sandbox::BARE).await.unwrap();
         let pids = [line(&mut stdout).await, line(&mut stdout).await];
         drop(stdin);
         server.end().await;
@@ -163,10 +175,10 @@ mod tests {
     #[tokio::test]
     async fn its_end_is_told_and_so_is_why_it_did_not_start() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut server, _stdin, _stdout, _errors) = Server::start(&launcher(dir.path()), sh("exit 3")).await.unwrap();
+        let (mut server, _stdin, _stdout, _errors) = Server::start(&launcher(dir.path()), sh("exit 3"), Sandbox::BARE).await.unwrap();
         assert_eq!(server.ended().await, "exit code 3");
         let none = Spec { command: "/nowhere/x".into(), ..sh("") };
-        let why = Server::start(&launcher(dir.path()), none).await.err().unwrap();
+        let why = Server::start(&launcher(dir.path()), none, Sandbox::BARE).await.err().unwrap();
         assert!(why.contains("/nowhere/x") && why.contains("not found"), "{why}");
     }
 }

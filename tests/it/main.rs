@@ -42,6 +42,8 @@ mod policy_cases;
 mod rates;
 mod rights;
 mod rows;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod seed_nodes;
 mod seed_rest;
 mod seed_workspaces;

@@ -27,6 +27,7 @@ use crate::mesh::disk_room::disk_space;
 use crate::mesh::transport::lan::Discovery;
 use crate::mesh::transport::{Address, LinkInfo, UnderlayKind};
 use crate::ownership;
+use crate::runtime::sandbox::Offered;
 use crate::status::{ErrorCode, OpError};
 
 /// Edits in two halves that are told one by one; of more only the number is.
@@ -90,6 +91,7 @@ pub async fn examine(
     mesh: &MeshHandle,
     memory: &MemoryHandle,
     settings: &Settings,
+    sandbox: Option<Arc<Offered>>,
     home: &Path,
 ) -> Result<Vec<Check>, OpError> {
     let (view, around, settings, home) = (mesh.view(), mesh.surroundings(), settings.clone(), home.to_owned());
@@ -97,6 +99,7 @@ pub async fn examine(
     let full = memory.full();
     tokio::task::spawn_blocking(move || {
         let mut checks = checks(&view, &around, &settings, &home);
+        checks.push(sandbox_of_tools(sandbox.as_deref()));
         checks.extend(model);
         checks.extend(full.iter().map(|peer| memory_is_full(peer, &view)));
         checks
@@ -396,6 +399,27 @@ fn discovery(around: &Surroundings) -> Check {
             "discovery",
             format!("{} strangers nearby, {} await approval", around.nearby.len(), around.pending.len()),
         ),
+    }
+}
+
+/// What keeps tools from doing more than they should.
+fn sandbox_of_tools(offered: Option<&Offered>) -> Check {
+    let Some(offered) = offered else {
+        return Check::ok("sandbox", "what this device offers as a sandbox of tools is being tested");
+    };
+    let open: Vec<&str> =
+        offered.gaps.iter().filter(|gap| gap.is_closed_at(offered.level)).map(|gap| gap.as_str()).collect();
+    if !open.is_empty() {
+        let cause = format!("{offered}: a tool at that level gets through where it should not ({})", open.join(", "));
+        return Check::warn(
+            "sandbox",
+            cause,
+            "let nothing run on this device that you do not trust, and update its kernel",
+        );
+    }
+    match &offered.why_no_more {
+        None => Check::ok("sandbox", offered.to_string()),
+        Some(why) => Check::ok("sandbox", format!("{offered}; not more, because: {why}")),
     }
 }
 

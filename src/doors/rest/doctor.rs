@@ -90,7 +90,9 @@ pub(super) async fn reload(State(app): AppState, request: Request<Body>) -> Resu
     responses((status = 200, description = "The findings", body = Report)))]
 pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<Json<Report>, OpError> {
     check_accept(&headers, "application/json")?;
-    let mut checks = doctor::examine(app.mesh(), &app.context.memory, &app.context.settings, &app.context.home).await?;
+    let sandbox = app.context.sandbox.borrow().clone();
+    let mut checks =
+        doctor::examine(app.mesh(), &app.context.memory, &app.context.settings, sandbox, &app.context.home).await?;
     checks.extend(doctor::tailnet_door(&app.tailnet.borrow()));
     let worst = checks.iter().map(|check| check.severity).max().unwrap_or(Severity::Ok);
     Ok(Json(Report { state: worst.into(), checks: checks.into_iter().map(Into::into).collect() }))

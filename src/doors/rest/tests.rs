@@ -284,6 +284,7 @@ impl Fake {
             memory: memory(home.path(), &tasks),
             settings: Settings::fixed(Duration::from_hours(2)),
             roster: roster(),
+            sandbox: tokio::sync::watch::channel(None).1,
             socket_gone: Arc::default(),
             tailnet: None,
         };
@@ -323,6 +324,7 @@ impl Fake {
             memory: memory(self.home.path(), &self.tasks),
             settings: Settings::fixed(Duration::from_mins(1)),
             roster: roster(),
+            sandbox: tokio::sync::watch::channel(None).1,
             socket_gone: Arc::default(),
             tailnet: None,
         }

@@ -21,6 +21,7 @@ use super::spec::{CancelPolicy, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
 use super::wire::{self, Era, Greeted, INVALID_PARAMS, RpcError};
 use crate::node::builtin::INVALID_ARGUMENT;
+use crate::node::confine;
 use crate::node::provider::{About, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::plugin::Tier;
 use crate::runtime::outcome::{RunEnd, RunOutcome};
@@ -68,6 +69,7 @@ impl fmt::Debug for McpHost {
 /// A hosted server.
 pub struct Hosted {
     spec: ServerSpec,
+    launcher: Launcher,
     shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
 }
@@ -115,12 +117,13 @@ impl Hosted {
             stop: CancellationToken::new(),
         });
         let (over, ended) = watch::channel(false);
+        let launcher = host.launcher.clone();
         let keeper = Keeper { spec: spec.clone(), pins: PinFile::new(&host.pins, &spec.name), shared: shared.clone() };
         host.tasks.clone().spawn(async move {
             keeper.keep(host).await;
             over.send_replace(true);
         });
-        Self { spec, shared, ended }
+        Self { spec, launcher, shared, ended }
     }
 
     /// What it was made of.
@@ -147,11 +150,11 @@ impl Provider for Hosted {
     }
 
     fn about(&self) -> About {
-        let tier = match self.spec.transport {
-            Transport::Pipes(_) => Some(Tier::Process),
-            Transport::Http(_) => None,
+        let (tier, (level, gaps)) = match &self.spec.transport {
+            Transport::Pipes(pipes) => (Some(Tier::Process), confine::shown(&pipes.sandbox, &self.launcher)),
+            Transport::Http(_) => (None, Default::default()),
         };
-        About { kind: Kind::Mcp, tier, protocol: Some("mcp"), ..About::default() }
+        About { kind: Kind::Mcp, tier, protocol: Some("mcp"), level, gaps, ..About::default() }
     }
 
     fn stop(&self, until: Instant) -> BoxFuture<'_, ()> {
@@ -233,9 +236,9 @@ impl Keeper {
             Ok(Resolved { values, redactor }) => (values, redactor),
             Err(why) => return Over::Broken(why),
         };
-        let PipesSpec { command, args, cwd, .. } = pipes.clone();
+        let PipesSpec { command, args, cwd, sandbox, .. } = pipes.clone();
         let spec = Spec { command, args, env, cwd, keep_running: false };
-        let (mut server, stdin, stdout, errors) = match Server::start(&host.launcher, spec).await {
+        let (mut server, stdin, stdout, errors) = match Server::start(&host.launcher, spec, sandbox).await {
             Ok(started) => started,
             Err(why) => return Over::Broken(format!("did not start: {why}")),
         };

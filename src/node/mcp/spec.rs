@@ -9,6 +9,7 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
 
 use crate::plugin::Value;
+use crate::runtime::sandbox::Sandbox;
 
 /// Longest name of a server: it stands before each of its tools, whose whole name has at most 64 characters.
 pub const NAME_CHARS_MAX: usize = 32;
@@ -65,6 +66,8 @@ pub struct PipesSpec {
     pub env: BTreeMap<String, Value>,
     /// Its working directory; `None`: a private one.
     pub cwd: Option<PathBuf>,
+    /// The sandbox that it runs in.
+    pub sandbox: Sandbox,
 }
 
 /// A server at an address.
@@ -129,7 +132,7 @@ mod tests {
             ("A".to_owned(), Value::Text("hunter2".to_owned())),
             ("B".to_owned(), Value::Secret("photo-key".parse().unwrap())),
         ]);
-        let pipes = PipesSpec { command: "x".into(), args: Vec::new(), env, cwd: None };
+        let pipes = PipesSpec { command: "x".into(), args: Vec::new(), env, cwd: None, sandbox: Sandbox::BARE };
         let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(pipes)));
         assert!(!shown.contains("hunter2") && shown.contains("photo-key"), "{shown}");
     }

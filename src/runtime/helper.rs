@@ -1,0 +1,163 @@
+//! The helper on the side of the agent: the program `sigil-shim`, which is in ours, and how one is started with an order.
+
+use std::fs::{self, File};
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use sigil_shim::wire::{self, Go, Report};
+
+/// The hidden command by which our own program is the helper, where there is none of its own.
+const COMMAND: &str = "tool-exec";
+/// The static helper; empty where it could not be built.
+const STATIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sigil-shim"));
+/// The reason for which it could not.
+const WHY_NOT: &str = env!("SIGIL_SHIM_WHY");
+/// Names of its files, before the hash.
+const PREFIX: &str = "shim-";
+/// How often a start is tried again while the file is still open elsewhere for writing: a child that another thread has just
+/// started holds it until it becomes its program.
+const BUSY_TRIES: u32 = 20;
+/// Bytes that a helper may say; it says a few hundred.
+const SAID_MAX: u64 = 64 * 1024;
+
+/// The program that stands between us and a tool.
+#[derive(Debug, Clone)]
+pub struct Helper {
+    program: PathBuf,
+    /// Why it is our own program, and no level but `bare` can be had.
+    ours: Option<String>,
+}
+
+/// Our ends of what a tool was started with.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) said: UnixStream,
+    pub(super) stdin: PipeWriter,
+    pub(super) stdout: PipeReader,
+    pub(super) stderr: PipeReader,
+}
+
+impl Helper {
+    /// Writes the static helper into a directory, which is made if needed, unless it is there; older ones there are removed.
+    /// Where there is none, or it cannot be run from there, `own` is used: our own program.
+    ///
+    /// # Errors
+    /// There is neither.
+    pub fn install(dir: &Path, own: Option<PathBuf>) -> io::Result<Self> {
+        match written(dir) {
+            Ok(program) => Ok(Self { program, ours: None }),
+            Err(why) => match own {
+                Some(program) => Ok(Self { program, ours: Some(why.to_string()) }),
+                None => Err(why),
+            },
+        }
+    }
+
+    /// The reason for which it can do no more than the level `bare`.
+    #[must_use]
+    pub fn only_bare(&self) -> Option<&str> {
+        self.ours.as_deref()
+    }
+
+    /// Its file, for the self-test.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Starts it with an order; `spawn` makes the process.
+    ///
+    /// # Errors
+    /// It cannot be started, or it ended before it took the order.
+    pub(super) fn start<C>(&self, go: &Go, mut spawn: impl FnMut(Command) -> io::Result<C>) -> io::Result<(C, Ends)> {
+        let (said, its) = UnixStream::pair()?;
+        let ((its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr)) = (io::pipe()?, io::pipe()?, io::pipe()?);
+        let mut tries = 0;
+        let child = loop {
+            let mut command = Command::new(&self.program);
+            command.args(self.ours.is_some().then_some(COMMAND)).env_clear().current_dir("/");
+            command.stdin(Stdio::from(OwnedFd::from(its.try_clone()?))).stdout(Stdio::null()).stderr(Stdio::null());
+            match spawn(command) {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                made => break made?,
+            }
+        };
+        drop(its);
+        wire::send(&said, go, &[its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()])?;
+        Ok((child, Ends { said, stdin, stdout, stderr }))
+    }
+}
+
+/// Everything that a helper has said, once it has ended or become the tool.
+pub(super) fn said(socket: &UnixStream) -> Vec<Report> {
+    let mut bytes = Vec::new();
+    // What came before an error counts.
+    let _ = socket.take(SAID_MAX).read_to_end(&mut bytes);
+    wire::reports(&bytes)
+}
+
+/// The next that a helper says; `None` at its end, or if that is no report. Blocks.
+pub(super) fn next(mut socket: &UnixStream) -> Option<Report> {
+    let mut frame = vec![0; 4];
+    socket.read_exact(&mut frame).ok()?;
+    let len = frame.first_chunk().map(|len| u64::from(u32::from_le_bytes(*len))).filter(|len| *len <= SAID_MAX)?;
+    socket.take(len).read_to_end(&mut frame).ok()?;
+    wire::reports(&frame).pop()
+}
+
+/// To be called first thing in `main`, before any thread is started: becomes the tool when the program was started as the
+/// helper, and then returns only if that failed.
+#[must_use]
+pub fn entry() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    (args.next()? == COMMAND && args.next().is_none()).then(sigil_shim::start::entry)
+}
+
+fn written(dir: &Path) -> io::Result<PathBuf> {
+    if STATIC.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, WHY_NOT));
+    }
+    crate::platform::create_private_dir(dir)?;
+    let hash = ring::digest::digest(&ring::digest::SHA256, STATIC);
+    let name = format!("{PREFIX}{}", HEXLOWER.encode(hash.as_ref().get(..8).unwrap_or_default()));
+    let path = dir.join(&name);
+    // Not by its name alone: whoever can write here could have put anything there.
+    if !fs::read(&path).is_ok_and(|found| found == STATIC) {
+        for entry in fs::read_dir(dir)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let _ = fs::remove_file(entry.path()); // what cannot be removed does not disturb
+            }
+        }
+        let part = dir.join(format!("{name}.part"));
+        let _ = fs::remove_file(&part);
+        let mut file = File::options().write(true).create_new(true).mode(0o755).open(&part)?;
+        file.write_all(STATIC)?;
+        drop(file);
+        fs::rename(&part, &path)?;
+    }
+    // The user of the tools begins it anew at the level `isolated`; nobody else gets into the home.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    let mut tries = 0;
+    loop {
+        // A file system may let no program run. Without an order it says so and ends.
+        let tried = Command::new(&path).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).status();
+        match tried {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("{} does not run: {error}", path.display())));
+            }
+            Ok(_) => return Ok(path),
+        }
+    }
+}

@@ -310,7 +310,7 @@ impl Bodies {
     }
 
     /// This neighbour may have some of what is lacking.
-    fn consider(&mut self, peer: PeerId, now: u64) {
+    pub(super) fn consider(&mut self, peer: PeerId, now: u64) {
         if !self.is_empty() {
             let pause = self.pauses.get(&peer).copied().unwrap_or(0);
             self.to_ask.entry(peer).or_insert_with(|| pause.max(now + ASK_AFTER_MS));

@@ -213,21 +213,21 @@ mod tests {
     use crate::node::roster::Roster;
     use crate::plugin::Consent;
     use crate::runtime::process::Launcher;
-    use crate::secrets::Secrets;
+    use crate::node::testing::means;
     use crate::tasks::TaskGroup;
     use mesh_core::record::Effect;
 
     struct Bench {
-        starter: Starter,
+        means: Means,
         home: tempfile::TempDir,
     }
 
     impl Bench {
         fn new() -> Self {
             let home = tempfile::tempdir().unwrap();
-            let launcher = Launcher::start(home.path().join("work"), None, &TaskGroup::default()).unwrap();
-            let secrets = Secrets::of(home.path());
-            Self { starter: Starter { launcher, secrets }, home }
+            let tasks = TaskGroup::default();
+            let launcher = Launcher::start(home.path().join("work"), None, &tasks).unwrap();
+            Self { means: means(home.path(), launcher, &tasks), home }
         }
 
         fn config(&self, text: &str) -> Config {
@@ -236,7 +236,7 @@ mod tests {
         }
 
         fn declared(&self, text: &str) -> Result<Declared, DeclaredError> {
-            Declared::new(&self.config(text), self.starter.clone())
+            Declared::new(&self.config(text), self.means.clone())
         }
     }
 

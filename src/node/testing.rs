@@ -89,3 +89,16 @@ impl Run for FakeRun {
         })
     }
 }
+
+/// All that providers of this home are made with, and nothing was approved.
+pub(crate) fn means(home: &Path, launcher: Launcher, tasks: &TaskGroup) -> Means {
+    let secrets = Secrets::of(home);
+    let hosting = McpHost {
+        launcher: launcher.clone(),
+        pins: home.join("pins"),
+        secrets: secrets.clone(),
+        approved: watch::channel(Arc::default()).1,
+        tasks: tasks.clone(),
+    };
+    Means { starter: Starter { launcher, secrets }, hosting }
+}

@@ -1,6 +1,6 @@
 //! JSON shapes of the API, and how they come from the mesh's own types.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::time::Duration;
 

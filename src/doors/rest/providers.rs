@@ -133,7 +133,7 @@ impl From<Listed> for Provider {
     fn from(Listed { origin, about, state, since_ms, tools }: Listed) -> Self {
         let (name, source) = match &origin {
             Origin::Builtin => (origin.to_string(), ProviderSource::Sigil),
-            Origin::Settings(_) => (origin.to_string(), ProviderSource::Settings),
+            Origin::Settings(_) | Origin::Server(_) => (origin.to_string(), ProviderSource::Settings),
             Origin::Plugin(_) => (origin.to_string(), ProviderSource::Plugin),
         };
         let why = state.told().1.map(ToOwned::to_owned);

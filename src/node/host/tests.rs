@@ -35,7 +35,7 @@ fn bench_with(text: &str, blobs: Arc<dyn Blobs>) -> Bench {
     let launcher = Launcher::start(work, None, &tasks).unwrap();
     let (sender, inputs) = mpsc::channel(64);
     let host = ToolHost::new(blobs, sender, tasks.clone());
-    let declared = Declared::new(&config, Starter { launcher, secrets: Secrets::of(&config.home) }).unwrap();
+    let declared = Declared::new(&config, means(&config.home, launcher, &tasks)).unwrap();
     host.put_in_force(declared.members(), config.node.deny.clone());
     Bench { host, declared, inputs, tasks, dir }
 }

@@ -19,6 +19,8 @@ pub enum Origin {
     Builtin,
     /// `[tools.NAME]` of the settings.
     Settings(ToolName),
+    /// `[mcp_servers.NAME]` of the settings.
+    Server(String),
     /// A plugin that was installed.
     Plugin(PluginName),
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Builtin => write!(f, "sigil"),
             Self::Settings(name) => write!(f, "tools.{name}"),
+            Self::Server(name) => write!(f, "mcp_servers.{name}"),
             Self::Plugin(name) => write!(f, "{name}"),
         }
     }

@@ -13,8 +13,9 @@ use super::commands::{Commands, Starter};
 use super::plugins::Installed;
 use super::provider::Provider;
 use super::resting::Resting;
+use super::servers;
 use crate::config::Config;
-use crate::plugin::{PluginName, Tier};
+use crate::plugin::{Plugin, PluginName, Tier};
 
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
@@ -24,6 +25,8 @@ const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
 pub struct Declared {
     builtins: Arc<Builtins>,
     commands: BTreeMap<ToolName, Arc<Commands>>,
+    /// Servers of the settings that are not hosted.
+    unhosted: BTreeMap<PluginName, (Plugin, Arc<Resting>)>,
     plugins: BTreeMap<PluginName, Held>,
     starter: Starter,
 }
@@ -103,6 +106,7 @@ impl Declared {
         let none = Self {
             builtins: Arc::new(Builtins::new(config)),
             commands: BTreeMap::new(),
+            unhosted: BTreeMap::new(),
             plugins: BTreeMap::new(),
             starter,
         };
@@ -144,7 +148,11 @@ impl Declared {
             .plugins
             .iter()
             .map(|(name, held)| Member { origin: Origin::Plugin(name.clone()), provider: held.provider.clone() });
-        std::iter::once(builtins).chain(commands).chain(plugins).collect()
+        let unhosted = self
+            .unhosted
+            .iter()
+            .map(|(name, (_, server))| Member { origin: Origin::Server(name.to_string()), provider: server.clone() });
+        std::iter::once(builtins).chain(commands).chain(unhosted).chain(plugins).collect()
     }
 
     fn with_commands(&self, config: &Config) -> Self {
@@ -153,7 +161,13 @@ impl Declared {
             let new = || Arc::new(Commands::new(tool.clone(), None, self.starter.clone()));
             (name.clone(), same.unwrap_or_else(new))
         });
-        Self { commands: commands.collect(), ..self.clone() }
+        let unhosted = config.mcp_servers.iter().filter_map(|(name, plugin)| {
+            let (why, fix) = servers::hindrance(plugin)?;
+            let same = self.unhosted.get(name).filter(|(same, _)| same == plugin).cloned();
+            let new = || (plugin.clone(), Arc::new(Resting::stopped(plugin, why, fix)));
+            Some((name.clone(), same.unwrap_or_else(new)))
+        });
+        Self { commands: commands.collect(), unhosted: unhosted.collect(), ..self.clone() }
     }
 }
 
@@ -260,7 +274,8 @@ mod tests {
         install(&process("b"), &[]);
         install("name: c\nversion: 1.2.0\nexecution: { image: x }\ntools: [{ name: echo }]", &[]);
         let installed = plugins.list().unwrap();
-        let declared = bench.declared("").unwrap().with_plugins(&installed);
+        let settings = "[mcp_servers.s]\nimage = 'mcp/time'\n";
+        let declared = bench.declared(settings).unwrap().with_plugins(&installed);
         assert_eq!(names(&declared), ["a.echo", "device.info"]);
         let members = declared.members();
         let roster = Roster::of(&members, &catalogue(&declared), &Roster::default());
@@ -274,13 +289,14 @@ mod tests {
         assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
         let (state, kind, _, absent) = told("c");
         assert!(state == "stopped" && kind == Kind::Container && absent[0].why.contains("not there yet"), "{absent:?}");
+        assert_eq!((told("mcp_servers.s").0, told("mcp_servers.s").1), ("stopped", Kind::Mcp));
         let absent: Vec<_> = told("sigil").3.into_iter().map(|absent| absent.tool).collect();
         assert_eq!(absent, ["files.list", "files.read"]);
         // Only what has changed is replaced.
         plugins.allow(&"b".parse().unwrap(), &BTreeSet::from([Consent::Process])).unwrap();
         let next = declared.with_plugins(&plugins.list().unwrap());
         let kept = next.members().iter().filter(|new| members.iter().any(|old| old.is(new))).count();
-        assert_eq!((kept, names(&next)), (3, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
+        assert_eq!((kept, names(&next)), (4, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! MCP servers of the settings and of manifests, as what hosts them wants them described.
 
-use crate::plugin::{self, Cancel, Plugin, Program, Protocol, Runs};
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::plugin::{self, Cancel, Plugin, Program, Protocol, Runs, Tier};
 
 use super::mcp::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport, Value};
 
@@ -11,6 +14,27 @@ pub enum WrittenBy {
     Owner,
     /// Somebody else, in a manifest: it is reviewed.
     Others,
+}
+
+/// The servers of the settings that can be hosted, as they are to be.
+#[must_use]
+pub fn specs(config: &Config) -> Vec<ServerSpec> {
+    config.mcp_servers.values().filter_map(|plugin| spec(plugin, WrittenBy::Owner)).collect()
+}
+
+/// Why a server of the settings is not hosted, with the next step; `None`: it is.
+#[must_use]
+pub fn hindrance(plugin: &Plugin) -> Option<(&'static str, &'static str)> {
+    match plugin.tier() {
+        Some(Tier::Container) => {
+            Some(("the container tier is not there yet", "give it a `command` of this device in place of its `image`"))
+        }
+        // What hosts servers takes `specs` and ends this.
+        Some(Tier::Process) | None => Some((
+            "this version reads MCP servers and does not host them yet",
+            "offer the program as a command tool, `[tools.NAME]`, or wait for the next version",
+        )),
+    }
 }
 
 /// A server as it is to be hosted; `None` for what is no MCP server, or is to run in a container.
@@ -46,7 +70,7 @@ fn pipes(program: &Program, cwd: Option<std::path::PathBuf>) -> Option<PipesSpec
     Some(PipesSpec { command: command.into(), args: args.to_vec(), env: values(&program.env), cwd })
 }
 
-fn values(values: &std::collections::BTreeMap<String, plugin::Value>) -> std::collections::BTreeMap<String, Value> {
+fn values(values: &BTreeMap<String, plugin::Value>) -> BTreeMap<String, Value> {
     let value = |value: &plugin::Value| match value {
         plugin::Value::Text(text) => Value::Text(text.clone()),
         plugin::Value::Secret(name) => Value::Secret(name.to_string()),
@@ -83,6 +107,7 @@ mod tests {
         let far = of("far", WrittenBy::Others).unwrap();
         assert!(matches!(far.transport, Transport::Http(_)) && !far.trusted_first_list);
         assert_eq!(of("box", WrittenBy::Owner), None);
+        assert_eq!(specs(&config).iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>(), ["far", "time"]);
         assert_eq!(spec(&config.tools[&"x".parse().unwrap()], WrittenBy::Owner), None);
     }
 }

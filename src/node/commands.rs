@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
-use crate::plugin::{self, Level, Plugin, Process, Program, Protocol, Tier, ToolEntry};
+use crate::plugin::{self, Level, NetworkMode, Plugin, Process, Program, Protocol, Tier, ToolEntry};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{self, Launch, Launcher, Spec};
 use crate::secrets::{Redactor, Resolved, SecretError, Secrets};
@@ -36,6 +36,9 @@ pub struct Commands {
     offers: watch::Sender<Arc<Offers>>,
     runs: Runs,
 }
+
+/// The level at which this version runs processes.
+pub const LEVEL: Level = Level::Bare;
 
 impl Commands {
     /// True if a plugin is run so.
@@ -77,6 +80,18 @@ impl Commands {
         let spec = spec(program, process, tool, self.folder.as_deref(), values, job).ok_or(NotStarted::NoProgram)?;
         Ok((spec, redactor))
     }
+}
+
+/// What [`LEVEL`] does not stop of what a plugin was not given.
+fn gaps(program: &Program) -> Vec<String> {
+    let mut gaps = vec!["it can read and write all that the agent's user can".to_owned()];
+    if program.network != NetworkMode::Host {
+        gaps.push(format!("it reaches the network, though it asks for {}", program.network));
+    }
+    if program.memory_limit.is_some() || program.cpu_limit.is_some() || program.pids_limit.is_some() {
+        gaps.push("its limits of memory, cores and processes are not kept".to_owned());
+    }
+    gaps
 }
 
 /// A reason for which a program is not started.
@@ -143,7 +158,8 @@ impl Provider for Commands {
             version: self.plugin.version.as_ref().map(ToString::to_string),
             tier: Some(Tier::Process),
             protocol: Some("json"),
-            level: Level::Bare,
+            level: LEVEL,
+            gaps: self.plugin.program().map_or_else(Vec::new, gaps),
             ..About::default()
         }
     }

@@ -9,7 +9,7 @@ use mesh_core::limits::TOOLS_MAX;
 
 use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
-use super::commands::{Commands, Starter};
+use super::commands::{Commands, LEVEL, Starter};
 use super::plugins::Installed;
 use super::provider::Provider;
 use super::resting::Resting;
@@ -54,6 +54,13 @@ impl Held {
     fn new(installed: &Installed, starter: &Starter) -> Self {
         let provider: Arc<dyn Provider> = match installed.allowed() {
             None => Arc::new(Resting::waiting(installed)),
+            Some(plugin) if Commands::runs(plugin) && plugin.execution.min_level > LEVEL => {
+                let least = plugin.execution.min_level;
+                let why =
+                    format!("it runs at level {least} or above, and this version runs processes at level {LEVEL}");
+                let fix = "a plugin that asks for no `min_level` runs; what it then can do, `gaps` of `sigil plugin list --json` says";
+                Arc::new(Resting::stopped(plugin, &why, fix))
+            }
             Some(plugin) if Commands::runs(plugin) => {
                 Arc::new(Commands::new(plugin.clone(), Some(installed.folder.clone()), starter.clone()))
             }
@@ -272,6 +279,7 @@ mod tests {
         };
         install(&process("a"), &[Consent::Process]);
         install(&process("b"), &[]);
+        install(&process("d").replace("tier", "min_level: isolated, tier"), &[Consent::Process]);
         install("name: c\nversion: 1.2.0\nexecution: { image: x }\ntools: [{ name: echo }]", &[]);
         let installed = plugins.list().unwrap();
         let settings = "[mcp_servers.s]\nimage = 'mcp/time'\n";
@@ -287,6 +295,9 @@ mod tests {
         let (state, kind, tools, absent) = told("b");
         assert_eq!((state, kind, tools, absent[0].tool.as_str()), ("review", Kind::Process, 0, "b.echo"));
         assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
+        let (state, _, _, absent) = told("d");
+        assert!(state == "stopped" && absent[0].why.contains("level isolated"), "{absent:?}");
+        assert!(roster.find("a").unwrap().about.gaps[1].contains("asks for none"));
         let (state, kind, _, absent) = told("c");
         assert!(state == "stopped" && kind == Kind::Container && absent[0].why.contains("not there yet"), "{absent:?}");
         assert_eq!((told("mcp_servers.s").0, told("mcp_servers.s").1), ("stopped", Kind::Mcp));
@@ -296,7 +307,7 @@ mod tests {
         plugins.allow(&"b".parse().unwrap(), &BTreeSet::from([Consent::Process])).unwrap();
         let next = declared.with_plugins(&plugins.list().unwrap());
         let kept = next.members().iter().filter(|new| members.iter().any(|old| old.is(new))).count();
-        assert_eq!((kept, names(&next)), (4, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
+        assert_eq!((kept, names(&next)), (5, vec!["a.echo".to_owned(), "b.echo".to_owned(), "device.info".to_owned()]));
     }
 
     #[tokio::test]

@@ -288,7 +288,21 @@ impl Plugins {
     /// # Errors
     /// The disk. What is wrong with one of them is said of it.
     pub fn list(&self) -> Result<Vec<Installed>, PluginError> {
-        self.names()?.into_iter().map(|name| self.find(&name)).collect()
+        let found = |name: PluginName| match self.find(&name) {
+            Ok(installed) => Some(installed),
+            // It was removed meanwhile.
+            Err(PluginError::Unknown(_)) => None,
+            Err(error) => Some(Installed {
+                folder: self.dir.join(name.as_str()),
+                name,
+                hash: String::new(),
+                installed_ms: 0,
+                manifest: Err(error.to_string()),
+                lacking: BTreeSet::new(),
+                changed: false,
+            }),
+        };
+        Ok(self.names()?.into_iter().filter_map(found).collect())
     }
 
     /// One.
@@ -436,6 +450,12 @@ impl Installed {
         self.manifest.as_ref().ok().filter(|_| self.lacking.is_empty() && !self.changed).map(|read| &read.plugin)
     }
 
+    /// The flags of `sigil plugin allow` that it lacks, each after a space.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        self.lacking.iter().map(|consent| format!(" --{consent}")).collect::<Vec<_>>().concat()
+    }
+
     /// The words of `--allow` that it lacks.
     #[must_use]
     pub fn lacks(&self) -> String {
@@ -537,6 +557,9 @@ mod tests {
         let broken = plugins.find(&name).unwrap();
         assert!(broken.allowed().is_none() && broken.manifest.unwrap_err().contains("plugin.yaml:2:20"));
         assert!(plugins.allow(&name, &process()).is_err());
+        // One whose record is damaged is listed too, and keeps no other from being.
+        fs::write(lamp.folder.parent().unwrap().join(RECORD), "{").unwrap();
+        assert!(plugins.list().unwrap()[0].manifest.as_ref().is_err_and(|why| why.contains("record.json")));
     }
 
     #[test]

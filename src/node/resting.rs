@@ -27,24 +27,18 @@ impl Resting {
     #[must_use]
     pub fn waiting(installed: &Installed) -> Self {
         let name = &installed.name;
-        let (state, fix) = match &installed.manifest {
-            Err(why) => (
-                State::Stopped { why: why.clone() },
-                "`sigil plugin install DIR` puts a whole one in its place".to_owned(),
-            ),
-            Ok(_) => {
-                let flags: String = installed.lacking.iter().map(|consent| format!(" --{consent}")).collect();
-                let asks = installed.lacks().replace(',', " and ");
-                let changes = match (installed.changed, asks.is_empty()) {
-                    (true, true) => "its files are not those that were installed".to_owned(),
-                    (true, false) => format!("its files are not those that were installed, and it asks for {asks}"),
-                    (false, _) => format!("it asks for {asks}"),
-                };
-                (
-                    State::Review { changes },
-                    format!("`sigil plugin inspect {name}` shows it, `sigil plugin allow {name}{flags}` lets it run"),
-                )
-            }
+        let (state, fix) = if let Err(why) = &installed.manifest {
+            let fix = "`sigil plugin install DIR` puts a whole one in its place".to_owned();
+            (State::Stopped { why: why.clone() }, fix)
+        } else {
+            let asks = installed.lacks().replace(',', " and ");
+            let changes = match (installed.changed, asks.is_empty()) {
+                (true, true) => "its files are not those that were installed".to_owned(),
+                (true, false) => format!("its files are not those that were installed, and it asks for {asks}"),
+                (false, _) => format!("it asks for {asks}"),
+            };
+            let allow = format!("`sigil plugin allow {name}{}` lets it run", installed.flags());
+            (State::Review { changes }, format!("`sigil plugin inspect {name}` shows it, {allow}"))
         };
         let plugin = installed.manifest.as_ref().ok().map(|read| &read.plugin);
         Self::new(plugin, state, &fix)

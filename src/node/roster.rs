@@ -54,7 +54,7 @@ impl Roster {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Listed> {
+    pub fn all(&self) -> impl Iterator<Item = &Listed> {
         self.0.values()
     }
 

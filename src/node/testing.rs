@@ -1,5 +1,6 @@
 //! A provider for tests, which does what they say.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::commands::Starter;
+use super::declared::Means;
+use super::mcp::hosted::McpHost;
 use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
+use crate::runtime::process::Launcher;
+use crate::secrets::Secrets;
+use crate::tasks::TaskGroup;
 
 /// Ends each run with its own name as the output.
 pub(crate) struct Fake {

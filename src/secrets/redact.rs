@@ -47,8 +47,8 @@ impl Redactor {
     fn take(&self, bytes: &[u8], at_end: bool, out: &mut Vec<u8>) -> usize {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let may_begin = |(value, _): &&(Vec<u8>, String)| value.len() > rest.len() && value.starts_with(rest);
-            if !at_end && self.secrets.iter().find(may_begin).is_some() {
+            let may_begin = |(value, _): &(Vec<u8>, String)| value.len() > rest.len() && value.starts_with(rest);
+            if !at_end && self.secrets.iter().any(may_begin) {
                 return at;
             }
             if let Some((value, name)) = self.secrets.iter().find(|(value, _)| rest.starts_with(value)) {

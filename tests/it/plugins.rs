@@ -43,7 +43,13 @@ fn a_plugin_is_installed_allowed_called_from_another_device_changed_and_removed(
 
     // What is wrong is told with its place, and what it asks for before anything is installed.
     let told = done(&hub, &["plugin", "check", dir]);
-    assert!(told.contains("lamp.on") && told.contains("asks for") && told.contains("process"), "{told}");
+    assert!(
+        told.contains("lamp.on")
+            && told.contains("asks for")
+            && told.contains("process")
+            && told.contains("not confined"),
+        "{told}"
+    );
     let manifest = hub.path("from/plugin.yaml");
     let good = fs::read_to_string(&manifest).expect("it is there");
     fs::write(&manifest, good.replace("tier: process", "tier: process\n  network: internal")).expect("it is written");

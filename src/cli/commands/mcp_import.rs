@@ -85,8 +85,11 @@ fn tell(import: &Import, there: &BTreeSet<String>, sections: &str, write: bool, 
         ui.print("There is nothing to add.");
         return;
     }
-    let added: String = sections.lines().map(|line| format!("+ {line}\n")).collect();
-    ui.print(clean_lines(&added).trim_end());
+    let added = sections.lines().map(|line| format!("+ {line}")).collect::<Vec<_>>().join(
+        "
+",
+    );
+    ui.print(&clean_lines(&added));
     if write {
         ui.say(&format!(
             "Written to {FILE_NAME}. A running agent takes it within seconds; `sigil plugin list` shows the servers."

@@ -11,8 +11,9 @@ use crate::cli::args::{CallArgs, PluginCommand, PluginRunArgs};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, fields, items, relative, table, text};
+use crate::node::commands::LEVEL;
 use crate::node::plugins::{Installed, Looked, PluginError, Plugins, look};
-use crate::plugin::{Capability, Consent, Plugin, PluginName, Runs, schema};
+use crate::plugin::{Capability, Consent, Plugin, PluginName, Runs, SecretName, schema};
 
 pub(super) async fn plugin(client: &Client, command: PluginCommand, ui: Ui) -> Result<Exit, Failure> {
     let home = client.home();
@@ -109,7 +110,7 @@ fn allow(plugins: &Plugins, name: &PluginName, process: bool, host_network: bool
         .map(|consent| format!("--{consent}"))
         .collect();
     if !lacking.is_empty() {
-        let all: String = found.lacking.iter().map(|consent| format!(" --{consent}")).collect();
+        let all = found.flags();
         return Err(Failure::new(
             Exit::Usage,
             format!("`{name}` asks for more than that, and runs with all of it or not at all"),
@@ -133,7 +134,7 @@ fn done(installed: &Installed, what: &str, ui: Ui) -> Exit {
     let name = &installed.name;
     ui.print(&format!("The plugin {name} {what}. A running agent takes it within seconds."));
     if !installed.lacking.is_empty() {
-        let flags: String = installed.lacking.iter().map(|consent| format!(" --{consent}")).collect();
+        let flags = installed.flags();
         let asks = installed.lacks().replace(',', " and ");
         ui.say(&format!("It asks for {asks}, and waits until you have looked at it: `sigil plugin inspect {name}`, then `sigil plugin allow {name}{flags}`"));
     }
@@ -155,6 +156,9 @@ fn describe(plugin: &Plugin) -> String {
         Runs::Remote(remote) => format!("elsewhere: {}", clean(&remote.url)),
     };
     lines.push(("runs", runs));
+    if let Runs::Process(..) = plugin.execution.runs {
+        lines.push(("level", format!("{LEVEL}: it is not confined yet, and can do what the agent's user can")));
+    }
     if let Some(program) = plugin.program() {
         let network: Vec<String> = program.egress.iter().map(ToString::to_string).collect();
         let network = if network.is_empty() {
@@ -170,7 +174,7 @@ fn describe(plugin: &Plugin) -> String {
             }
         }
     }
-    let secrets: Vec<&str> = plugin.secrets().into_iter().map(|name| name.as_str()).collect();
+    let secrets: Vec<&str> = plugin.secrets().into_iter().map(SecretName::as_str).collect();
     if !secrets.is_empty() {
         lines.push(("secrets", secrets.join(", ")));
     }
@@ -224,7 +228,7 @@ fn of_plugin(plugin: &Plugin) -> Value {
         "egress": program.map(|program| program.egress.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "read": program.map(|program| paths(&program.read)),
         "write": program.map(|program| paths(&program.write)),
-        "secrets": plugin.secrets().into_iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "secrets": plugin.secrets().into_iter().map(SecretName::as_str).collect::<Vec<_>>(),
         "asks_for": plugin.consents().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "tools": plugin.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(),
     })
@@ -293,6 +297,12 @@ async fn list(client: &Client, plugins: &Plugins, ui: Ui) -> Result<Exit, Failur
         let why = text(one, "why");
         if !why.is_empty() {
             ui.print(&format!("{}: {why}", text(one, "name")));
+        }
+        // Of plugins: what the settings name is its owner's own program.
+        if text(one, "source") == "plugin" {
+            for gap in one.get("gaps").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+                ui.print(&format!("gap of {}: {}", text(one, "name"), clean(gap)));
+            }
         }
         for absent in one.get("absent").and_then(Value::as_array).into_iter().flatten() {
             ui.print(&format!(

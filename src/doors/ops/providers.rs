@@ -1,5 +1,6 @@
 //! The providers of this device's tools: what runs them, in which state it is, and which tools are not offered and why.
 
+use super::doctor::{Check, Severity};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::node::roster::{Listed, Roster};
@@ -11,7 +12,7 @@ use crate::status::{ErrorCode, OpError};
 /// The caller does not look after this device ([`ErrorCode::Denied`]).
 pub fn list(mesh: &MeshHandle, who: &Identity, roster: &Roster) -> Result<Vec<Listed>, OpError> {
     may_look(mesh, who)?;
-    Ok(roster.iter().cloned().collect())
+    Ok(roster.all().cloned().collect())
 }
 
 /// One.
@@ -23,6 +24,17 @@ pub fn show(mesh: &MeshHandle, who: &Identity, roster: &Roster, name: &str) -> R
     roster.find(name).cloned().ok_or_else(|| {
         OpError::new(ErrorCode::NotFound, format!("nothing that runs tools here is called `{name}`"))
             .hint("`sigil plugin list` shows all that is")
+    })
+}
+
+/// What does not run its tools now, each with the next step.
+pub fn findings(roster: &Roster) -> impl Iterator<Item = Check> {
+    roster.all().filter_map(|Listed { origin, about, state, .. }| {
+        let (word, why) = state.told();
+        let cause = format!("{origin} runs no tools, it is {word}: {}", why?);
+        let fix = about.absent.first().map(|absent| absent.fix.clone());
+        let fix = fix.unwrap_or_else(|| "`sigil plugin list` shows it, `sigil logs` tells more".to_owned());
+        Some(Check { id: "providers", severity: Severity::Warn, cause, fix: Some(fix) })
     })
 }
 

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::extract::{Nothing, body_or_default, check_accept};
 use crate::doors::app::AppState;
 use crate::doors::ops::doctor::{self, Severity};
+use crate::doors::ops::providers;
 use crate::doors::settings::Reloaded;
 use crate::status::OpError;
 
@@ -94,6 +95,8 @@ pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<J
     let mut checks =
         doctor::examine(app.mesh(), &app.context.memory, &app.context.settings, sandbox, &app.context.home).await?;
     checks.extend(doctor::tailnet_door(&app.tailnet.borrow()));
+    let roster = app.context.roster.borrow().clone();
+    checks.extend(providers::findings(&roster));
     let worst = checks.iter().map(|check| check.severity).max().unwrap_or(Severity::Ok);
     Ok(Json(Report { state: worst.into(), checks: checks.into_iter().map(Into::into).collect() }))
 }

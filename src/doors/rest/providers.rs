@@ -100,7 +100,7 @@ pub(super) struct AbsentTool {
 /// Something that offers tools and runs them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Provider {
-    /// Its name: `sigil`, `tools.NAME` of the settings, or that of an installed plugin.
+    /// Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, or that of an installed plugin.
     name: String,
     /// The kind of what runs its tools.
     kind: ProviderKind,
@@ -131,10 +131,10 @@ pub(super) struct Provider {
 
 impl From<Listed> for Provider {
     fn from(Listed { origin, about, state, since_ms, tools }: Listed) -> Self {
-        let (name, source) = match &origin {
-            Origin::Builtin => (origin.to_string(), ProviderSource::Sigil),
-            Origin::Settings(_) | Origin::Server(_) => (origin.to_string(), ProviderSource::Settings),
-            Origin::Plugin(_) => (origin.to_string(), ProviderSource::Plugin),
+        let source = match &origin {
+            Origin::Builtin => ProviderSource::Sigil,
+            Origin::Settings(_) | Origin::Server(_) => ProviderSource::Settings,
+            Origin::Plugin(_) => ProviderSource::Plugin,
         };
         let why = state.told().1.map(ToOwned::to_owned);
         let tier = about.tier.map(|tier| match tier {
@@ -142,7 +142,7 @@ impl From<Listed> for Provider {
             Tier::Container => ProviderTier::Container,
         });
         Self {
-            name,
+            name: origin.to_string(),
             kind: match about.kind {
                 Kind::Builtin => ProviderKind::Builtin,
                 Kind::Process => ProviderKind::Process,

@@ -1,11 +1,10 @@
 use super::*;
 use crate::config::{self, Overrides};
-use crate::node::commands::Starter;
+use crate::node::testing::means;
 use crate::node::declared::Declared;
 use crate::runtime::process::Launcher;
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};
-use crate::secrets::Secrets;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::Hash;
 use mesh_core::ids::{Incarnation, PeerId, PublicKey};

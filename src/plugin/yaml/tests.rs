@@ -4,7 +4,7 @@ use mesh_core::record::Effect;
 use proptest::prelude::*;
 
 use super::super::{
-    Capability, Consent, Instance, Level, NetworkMode, Protocol, Pull, Runs, Tier, ToolOutput, User, Value,
+    Capability, Consent, Instance, Level, NetworkMode, Protocol, Pull, Runs, SecretName, Tier, ToolOutput, User, Value,
 };
 use super::*;
 
@@ -107,7 +107,7 @@ fn each_kind_of_plugin_needs_little() {
     let http = good(
         "name: h\nexecution: { protocol: mcp, url: 'https://host/mcp', headers: { Authorization: { secret: tok } } }",
     );
-    assert_eq!(http.secrets().into_iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["tok"]);
+    assert_eq!(http.secrets().into_iter().map(SecretName::as_str).collect::<Vec<_>>(), ["tok"]);
     assert_eq!((http.tier(), http.consents().len()), (None, 0));
 }
 
@@ -221,7 +221,7 @@ fn a_few_lines_that_stand_for_many_are_refused_soon() {
         let of = format!("*{before},").repeat(9);
         bomb.push_str(&format!("{letter}: &{letter} [{}]\n", of.trim_end_matches(',')));
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     assert!(error(&bomb).starts_with("plugin.yaml"));
     assert!(error(&"[".repeat(100_000)).starts_with("plugin.yaml"));
     assert!(error(&format!("name: {}", "x".repeat(MANIFEST_BYTES_MAX))).contains("1 MiB"));

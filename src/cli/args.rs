@@ -110,6 +110,9 @@ pub(crate) enum Command {
     Result {
         /// The call
         id: String,
+        /// One part of it alone, by its number from 0
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..16))]
+        part: Option<u8>,
         /// Write the bytes to a file; `-` is standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,

@@ -188,8 +188,9 @@ fn progress_text(call: &Value, left: Duration) -> String {
 async fn show_end(client: &Client, call: &Value, deadline: Option<Instant>, ui: Ui) -> Result<(), Failure> {
     let state = text(call, "state");
     if call.get("output_bytes").and_then(Value::as_u64).unwrap_or_default() > 0 {
-        ui.output(&result_bytes(client, &text(call, "id"), deadline, ui).await?);
+        ui.output(&result_bytes(client, &text(call, "id"), None, deadline, ui).await?);
     }
+    tell_parts(call, ui);
     let reason = text(call, "reason");
     if state == "done" {
         if !reason.is_empty() {
@@ -215,9 +216,32 @@ async fn show_end(client: &Client, call: &Value, deadline: Option<Instant>, ui: 
     Ok(())
 }
 
-/// The bytes of a result. They are waited for until the deadline; without one, for as long as they come.
-async fn result_bytes(client: &Client, id: &str, deadline: Option<Instant>, ui: Ui) -> Result<Bytes, Failure> {
-    let path = format!("/api/v1/calls/{}/result", segment(id));
+/// The parts of a result that do not go to standard output, each with the way to it.
+fn tell_parts(call: &Value, ui: Ui) {
+    let parts = call.get("parts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let shown = call.get("output_bytes").and_then(Value::as_u64).unwrap_or_default() > 0;
+    for part in parts.iter().skip(usize::from(shown)) {
+        let number = |name: &str| part.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let name = match text(part, "name") {
+            name if name.is_empty() => String::new(),
+            name => format!("{name}, "),
+        };
+        let (n, kind, bytes) = (number("n"), text(part, "media_type"), number("bytes"));
+        let press = format!("`sigil result {} --part {n} -o FILE`", text(call, "id"));
+        ui.say(&format!("part {n}: {name}{kind}, {bytes} bytes: {press}"));
+    }
+}
+
+/// The bytes of a result, or of one of its parts. They are waited for until the deadline; without one, for as long as they come.
+async fn result_bytes(
+    client: &Client,
+    id: &str,
+    part: Option<u8>,
+    deadline: Option<Instant>,
+    ui: Ui,
+) -> Result<Bytes, Failure> {
+    let part = part.map(|part| format!("/{part}")).unwrap_or_default();
+    let path = format!("/api/v1/calls/{}/result{part}", segment(id));
     let mut seen = 0;
     let mut give_up = deadline.unwrap_or_else(|| Instant::now() + BYTES_STALL_MAX);
     loop {
@@ -232,7 +256,7 @@ async fn result_bytes(client: &Client, id: &str, deadline: Option<Instant>, ui: 
         let away = match asked {
             Some(Ok(answer)) => return Ok(answer.body),
             // It said nothing: as a file, that is an empty one.
-            Some(Err(failure)) if failure.code() == "no_output" => return Ok(Bytes::new()),
+            Some(Err(failure)) if failure.code() == "no_output" && part.is_empty() => return Ok(Bytes::new()),
             Some(Err(failure)) if failure.exit == Exit::ResultAway => failure,
             Some(Err(failure)) => return Err(failure),
             None => {
@@ -368,6 +392,7 @@ fn peer_text(row: &Value) -> String {
 pub(super) async fn result(
     client: &Client,
     id: &str,
+    part: Option<u8>,
     output: Option<&Path>,
     patience: Option<Duration>,
     ui: Ui,
@@ -393,7 +418,7 @@ pub(super) async fn result(
         return Err(Failure::new(exit, format!("call {} is still {state}", clean(id)))
             .hint(format!("wait for it with `--wait 1h`, or stop it with `sigil cancel {}`", clean(id))));
     }
-    if state != "done" && output.is_none() {
+    if state != "done" && output.is_none() && part.is_none() {
         if ui.json {
             ui.document("sigil.result/1", call);
         } else {
@@ -401,7 +426,7 @@ pub(super) async fn result(
         }
         return Ok(exit);
     }
-    let bytes = result_bytes(client, id, deadline, ui).await?;
+    let bytes = result_bytes(client, id, part, deadline, ui).await?;
     if let Some(path) = output.filter(|_| !to_stdout) {
         let written = std::fs::write(path, &bytes);
         written.map_err(|error| Failure::new(Exit::Failed, format!("writing {}: {error}", path.display())))?;
@@ -418,6 +443,9 @@ pub(super) async fn result(
         ui.document("sigil.result/1", call);
     } else {
         ui.output(&bytes);
+        if part.is_none() {
+            tell_parts(&call, ui);
+        }
     }
     Ok(exit)
 }
@@ -551,7 +579,7 @@ mod tests {
         let whole = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nall".to_owned();
         let (home, serve) = agent(vec![away(0), away(4), away(8), whole]);
         let client = Client::new(home.path());
-        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", None, Ui::plain(false)), serve);
+        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", None, None, Ui::plain(false)), serve);
         assert_eq!(bytes.expect("they came").as_ref(), b"all");
     }
 
@@ -560,7 +588,7 @@ mod tests {
         let (home, serve) = agent(vec![away(4)]);
         let client = Client::new(home.path());
         let deadline = Some(Instant::now());
-        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", deadline, Ui::plain(false)), serve);
+        let (bytes, ()) = tokio::join!(result_bytes(&client, "c1", None, deadline, Ui::plain(false)), serve);
         let failure = bytes.expect_err("the time is over");
         assert_eq!(failure.exit as u8, 9);
         assert_eq!(failure.detail, "the call has ended, but on its way");

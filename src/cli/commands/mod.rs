@@ -51,7 +51,9 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Tools { node } => mesh::tools(client, node.as_deref(), ui).await,
         Command::Call(args) => calls::call(client, args, ui).await,
         Command::Calls(args) => calls::calls(client, args, ui).await,
-        Command::Result { id, output, wait } => calls::result(client, &id, output.as_deref(), wait, ui).await,
+        Command::Result { id, part, output, wait } => {
+            calls::result(client, &id, part, output.as_deref(), wait, ui).await
+        }
         Command::Cancel { id, reason } => calls::cancel(client, &id, reason, ui).await,
         Command::Approvals(args) => approvals::approvals(client, args, ui).await,
         Command::Audit(args) => audit::audit(client, args, ui).await,

@@ -42,6 +42,8 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 const CANCEL_WITHIN: Duration = Duration::from_millis(1500);
 /// Time for calls to end when the agent stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// Time in which what a server that ended had written before is read.
+const DRAIN: Duration = Duration::from_millis(200);
 /// Characters of what a server wrote to its error stream that are told with its end.
 const TAIL_CHARS_MAX: usize = 400;
 
@@ -251,25 +253,37 @@ impl Keeper {
                 why = work => Over::Broken(why),
             }
         };
-        let over = {
+        let (over, exit) = {
             let mut reading = std::pin::pin!(errors.into_tail(tail.clone()));
             let mut talk = std::pin::pin!(talk);
             let mut read = false;
             loop {
                 tokio::select! {
-                    over = &mut talk => break over,
+                    over = &mut talk => break (over, None),
                     () = &mut reading, if !read => read = true,
+                    // What it has started may keep its streams open, so that they do not tell of its end.
+                    exit = server.ended() => {
+                        let drained = async {
+                            if read {
+                                let _ = (&mut talk).await;
+                            } else {
+                                tokio::join!(&mut talk, &mut reading);
+                            }
+                        };
+                        let _ = timeout(DRAIN, drained).await;
+                        break (Over::Broken(String::new()), Some(exit));
+                    }
                 }
             }
         };
         drop(session);
-        if let Some(live) = &*self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) {
-            live.restart.notify_waiters();
-        }
         *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let over = match over {
             Over::Broken(why) => {
-                let exit = timeout(CANCEL_WITHIN, server.ended()).await.ok();
+                let exit = match exit {
+                    Some(exit) => Some(exit),
+                    None => timeout(CANCEL_WITHIN, server.ended()).await.ok(),
+                };
                 let why = exit.map_or(why, |exit| format!("its server ended: {exit}"));
                 let said = redactor.redacted(&tail.text()).into_owned();
                 let last = said.chars().rev().take(TAIL_CHARS_MAX).collect::<Vec<_>>();

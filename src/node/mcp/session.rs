@@ -83,6 +83,17 @@ fn locked(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whoever waits is told that the conversation is over, when its work has ended or nobody does it any more.
+struct Closing(Arc<Mutex<Open>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let mut open = locked(&self.0);
+        open.over = true;
+        open.waiting.clear();
+    }
+}
+
 impl Session {
     /// A conversation over these streams. The future is its work, and says at its end why it is over: it has to be run, and ends
     /// when the server closes its stream; `writes` is closed when all clones are gone.
@@ -94,16 +105,13 @@ impl Session {
         let (lines, to_write) = mpsc::channel(LINES_MAX);
         let (changed, changes) = watch::channel(0);
         let open = Arc::new(Mutex::new(Open::default()));
-        let (ours, weak) = (open.clone(), lines.downgrade());
+        let (closing, weak) = (Closing(open.clone()), lines.downgrade());
         let work = async move {
-            let why = tokio::select! {
-                why = read_all(reads, &ours, &weak, &changed) => why,
+            let closing = closing;
+            tokio::select! {
+                why = read_all(reads, &closing.0, &weak, &changed) => why,
                 why = write_all(writes, to_write) => why,
-            };
-            let mut open = locked(&ours);
-            open.over = true;
-            open.waiting.clear();
-            why
+            }
         };
         (Self { lines, open, changes }, work)
     }

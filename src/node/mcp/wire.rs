@@ -224,6 +224,7 @@ pub(super) fn answer(id: &Value, method: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn said(line: Vec<u8>) -> Value {
         assert!(line.ends_with(b"\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
@@ -287,5 +288,27 @@ mod tests {
         assert_eq!(said(answer(&json!(1), "sampling/createMessage"))["error"]["code"], METHOD_NOT_FOUND);
         let call = said(request(Era::Legacy, 4, "tools/call", Map::new(), true));
         assert_eq!(call["params"]["_meta"], json!({ "progressToken": 4 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_is_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn any_members_are_read_or_are_none(method in ".{0,20}", id in any::<i64>(), number in any::<f64>(), text in ".{0,40}") {
+            let params = json!({ "progressToken": id, "progress": number, "total": number, "message": text });
+            for message in [
+                json!({ "id": id, "method": method, "params": params }),
+                json!({ "method": "notifications/progress", "params": params }),
+                json!({ "id": id, "error": { "code": text, "message": id } }),
+                json!({ "id": id, "result": text }),
+            ] {
+                if let Some(Incoming::Progress(progress)) = read(message.to_string().as_bytes()) {
+                    prop_assert!(progress.note.chars().count() <= 200);
+                }
+            }
+        }
     }
 }

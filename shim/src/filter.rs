@@ -173,7 +173,7 @@ pub(crate) fn filter(network: Network, unix_sockets: bool) -> Vec<sock_filter> {
     }
     let mut socket = vec![op(LOAD, FIRST)];
     for family in families {
-        socket.extend([jump(IF_EQUAL, family as c_uint, 0, 1), op(ANSWER, ALLOW)]);
+        socket.extend([jump(IF_EQUAL, family.cast_unsigned(), 0, 1), op(ANSWER, ALLOW)]);
     }
     socket.push(op(ANSWER, REFUSE));
     on(&mut to, libc::SYS_socket, &socket);
@@ -182,7 +182,7 @@ pub(crate) fn filter(network: Network, unix_sockets: bool) -> Vec<sock_filter> {
     if !unix_sockets {
         pair.extend([op(LOAD, SECOND), op(AND, KIND)]);
         for kind in [libc::SOCK_STREAM, libc::SOCK_SEQPACKET] {
-            pair.extend([jump(IF_EQUAL, kind as c_uint, 0, 1), op(ANSWER, ALLOW)]);
+            pair.extend([jump(IF_EQUAL, kind.cast_unsigned(), 0, 1), op(ANSWER, ALLOW)]);
         }
         pair.push(op(ANSWER, REFUSE));
     }
@@ -199,8 +199,9 @@ fn on(to: &mut Vec<sock_filter>, call: c_long, questions: &[sock_filter]) {
     to.extend_from_slice(questions);
 }
 
+/// All numbers of calls are small.
 fn number(call: c_long) -> c_uint {
-    call as c_uint
+    c_uint::try_from(call).unwrap_or(c_uint::MAX)
 }
 
 fn op(code: c_ushort, k: c_uint) -> sock_filter {
@@ -245,7 +246,7 @@ mod tests {
     #[test]
     fn answers_are_those_that_are_meant() {
         let inet = [libc::AF_INET as u32, libc::SOCK_STREAM as u32];
-        let unix = |kind: i32| [libc::AF_UNIX as u32, (kind | libc::SOCK_CLOEXEC) as u32];
+        let unix = |kind: i32| [libc::AF_UNIX as u32, (kind | libc::SOCK_CLOEXEC).cast_unsigned()];
         let none = filter(Network::None, false);
         let here = |call, args| ask(&none, THIS_MACHINE, call, args);
         assert_eq!(ask(&none, THIS_MACHINE ^ 1, libc::SYS_read, [0; 2]), KILL);
@@ -254,7 +255,7 @@ mod tests {
             assert_eq!(here(call, [0; 2]), REFUSE, "{call}");
         }
         #[cfg(target_arch = "x86_64")]
-        assert_eq!(here(0x4000_0000 | 59, [0; 2]), REFUSE, "x32");
+        assert_eq!(here(0x4000_0000 + 59, [0; 2]), REFUSE, "x32");
         assert_eq!(here(libc::SYS_clone3, [0; 2]), UNKNOWN);
         assert_eq!(here(libc::SYS_clone, [libc::SIGCHLD as u32, 0]), ALLOW);
         assert_eq!(here(libc::SYS_clone, [libc::CLONE_NEWUSER as u32, 0]), REFUSE);

@@ -212,10 +212,7 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd;
     }
     let fds: Vec<OwnedFd> = control
         .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
+        .filter_map(|message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None })
         .flatten()
         .collect();
     let mut rest: &UnixStream = socket;

@@ -460,8 +460,8 @@ pub async fn run(
     };
 
     let mut errors = ErrorStream::new(Instant::now(), redactor);
-    let process = (&mut child, &mut group, kept);
-    let end = watch(process, streams, time, stdin, cancel, spool, &mut errors, &mut note).await;
+    let process = (&mut child, &mut group, kept, streams);
+    let end = watch(process, time, stdin, cancel, spool, &mut errors, &mut note).await;
     let end = match end {
         End::Exited(exit, note) => said.told(exit, note),
         other => {
@@ -486,8 +486,7 @@ pub async fn run(
 }
 
 async fn watch(
-    (child, group, keep_running): (&mut Child, &mut Group, bool),
-    Streams { stdin: to_tool, stdout, stderr }: Streams,
+    (child, group, keep_running, streams): (&mut Child, &mut Group, bool, Streams),
     time: Duration,
     stdin: Bytes,
     cancel: &CancellationToken,
@@ -495,6 +494,7 @@ async fn watch(
     errors: &mut ErrorStream,
     note: &mut impl FnMut(String),
 ) -> End {
+    let Streams { stdin: to_tool, stdout, stderr } = streams;
     let mut pipes = pin!(async {
         // What the tool said before it gave too much is read before that ends it.
         let streams = async { tokio::try_join!(biased; read_errors(stderr, errors, note), read_output(stdout, spool)) };

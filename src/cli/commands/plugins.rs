@@ -11,9 +11,8 @@ use crate::cli::args::{CallArgs, PluginCommand, PluginRunArgs};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, fields, items, relative, table, text};
-use crate::node::commands::LEVEL;
 use crate::node::plugins::{Installed, Looked, PluginError, Plugins, look};
-use crate::plugin::{Capability, Consent, Plugin, PluginName, Runs, SecretName, schema};
+use crate::plugin::{Capability, Consent, Level, Plugin, PluginName, Runs, SecretName, schema};
 
 pub(super) async fn plugin(client: &Client, command: PluginCommand, ui: Ui) -> Result<Exit, Failure> {
     let home = client.home();
@@ -157,7 +156,11 @@ fn describe(plugin: &Plugin) -> String {
     };
     lines.push(("runs", runs));
     if let Runs::Process(..) = plugin.execution.runs {
-        lines.push(("level", format!("{LEVEL}: it is not confined yet, and can do what the agent's user can")));
+        let level = match plugin.execution.min_level {
+            Level::Bare => "bare: it can do what the agent's user can".to_owned(),
+            least => format!("{least} or better; `sigil doctor` shows what this device offers"),
+        };
+        lines.push(("level", level));
     }
     if let Some(program) = plugin.program() {
         let network: Vec<String> = program.egress.iter().map(ToString::to_string).collect();

@@ -62,7 +62,8 @@ async fn measure(runs: usize) {
 }
 
 async fn one(launcher: &Launcher, level: Level) {
-    let spec = Spec { command: "/bin/true".into(), args: Vec::new(), env: BTreeMap::new(), keep_running: false };
+    let spec =
+        Spec { command: "/bin/true".into(), args: Vec::new(), env: BTreeMap::new(), cwd: None, keep_running: false };
     let sandbox = if level == Level::Bare { Sandbox::BARE } else { Sandbox { wanted: level, ..Sandbox::best(level) } };
     let mut spool = Spool::new(&NoBlobs, OutputLimits { inline: 1024, total: 1024 });
     let launch = launcher.launch_in(spec, sandbox);

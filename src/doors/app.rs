@@ -73,7 +73,15 @@ pub(crate) struct App {
 impl App {
     pub(super) fn new(context: Context, bound: Bound, stop: CancellationToken) -> Self {
         let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
-        Self { context, bound, stop, started_ms: clock::now().wall_ms, backups, questions: Questions::default(), tailnet: watch::Sender::default() }
+        Self {
+            context,
+            bound,
+            stop,
+            started_ms: clock::now().wall_ms,
+            backups,
+            questions: Questions::default(),
+            tailnet: watch::Sender::default(),
+        }
     }
 
     pub(super) fn mesh(&self) -> &MeshHandle {

@@ -202,9 +202,8 @@ mod tests {
     #[test]
     fn a_login_reaches_what_its_person_may_and_never_what_the_socket_alone_may() {
         let rights = View::default();
-        let by = |holder: &str| {
-            Identity::Login(Arc::new(Login { holder: holder.parse().unwrap(), hash: Hash([1; 32]) }))
-        };
+        let by =
+            |holder: &str| Identity::Login(Arc::new(Login { holder: holder.parse().unwrap(), hash: Hash([1; 32]) }));
         assert!(by("person:owner").is_admin(&rights) && !by("person:mia").may_look(&rights));
         assert!(by("person:owner").require_socket("this happens", "there").is_err());
         let mia: Principal = "person:mia".parse().unwrap();

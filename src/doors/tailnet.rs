@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn it_answers_by_its_address_and_its_names() {
         let interface = ("tailscale0".to_owned(), 7);
-        let place = |ip: &str, dns: &str| Place { ip: ip.parse().unwrap(), dns: dns.to_owned(), interface: interface.clone() };
+        let place =
+            |ip: &str, dns: &str| Place { ip: ip.parse().unwrap(), dns: dns.to_owned(), interface: interface.clone() };
         assert_eq!(place("100.64.0.1", "attic.t.example").hosts(), ["100.64.0.1", "attic", "attic.t.example"]);
         assert_eq!(place("fd7a::1", "").hosts(), ["[fd7a::1]"]);
     }
@@ -264,7 +265,8 @@ mod tests {
     fn a_tailnet_that_does_not_work_has_no_place() {
         assert_eq!(Place::of(&Condition::Stopped), None);
         let ip = "100.100.100.1".parse().unwrap();
-        let running = Condition::Running { name: String::new(), dns: String::new(), ip, others: 0, key_expiry_ms: None };
+        let running =
+            Condition::Running { name: String::new(), dns: String::new(), ip, others: 0, key_expiry_ms: None };
         assert_eq!(Place::of(&running), None, "no interface here has that address");
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{card, confine};
 use super::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use super::schema::InputSchema;
+use super::{card, confine};
 use crate::plugin::{self, Plugin, Process, Program, Protocol, Tier, ToolEntry};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{self, Launch, Launcher, Spec};

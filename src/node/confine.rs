@@ -16,7 +16,7 @@ const FILE_BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// It asks for a container, for people.
-pub fn sandbox(
+pub(super) fn sandbox(
     execution: &Execution,
     program: &Program,
     process: &Process,
@@ -50,7 +50,7 @@ pub fn sandbox(
 
 /// The level that a sandbox gets here, and attacks that get through at it; bare until this device is tested.
 #[must_use]
-pub fn shown(sandbox: &Sandbox, launcher: &Launcher) -> (plugin::Level, Vec<String>) {
+pub(super) fn shown(sandbox: &Sandbox, launcher: &Launcher) -> (plugin::Level, Vec<String>) {
     let offered = launcher.offered().borrow().clone();
     let Some(offered) = offered.filter(|_| sandbox.wanted > Level::Bare) else { return Default::default() };
     let shown = match sandbox.wanted.min(offered.level) {

@@ -211,9 +211,9 @@ mod tests {
     use crate::node::plugins::Plugins;
     use crate::node::provider::Kind;
     use crate::node::roster::Roster;
+    use crate::node::testing::means;
     use crate::plugin::Consent;
     use crate::runtime::process::Launcher;
-    use crate::node::testing::means;
     use crate::tasks::TaskGroup;
     use mesh_core::record::Effect;
 

@@ -14,10 +14,10 @@ pub mod mcp;
 pub mod plugins;
 pub mod provider;
 pub mod publisher;
-mod results;
-pub mod schema;
 pub mod resting;
+mod results;
 pub mod roster;
+pub mod schema;
 pub mod servers;
 #[cfg(test)]
 pub(crate) mod testing;

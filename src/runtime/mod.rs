@@ -10,8 +10,8 @@ use sandbox::{Level, User};
 pub mod helper;
 pub mod outcome;
 pub mod process;
-pub mod server;
 pub mod sandbox;
+pub mod server;
 pub mod spool;
 
 mod out_dir;

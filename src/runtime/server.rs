@@ -139,10 +139,13 @@ mod tests {
     #[tokio::test]
     async fn it_answers_and_ends_when_its_input_does() {
         let dir = tempfile::tempdir().unwrap();
-        let (server, mut stdin, mut stdout, errors) =
-            Server::start(&launcher(dir.path()), sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"), Sandbox::BARE)
-                .await
-                .unwrap();
+        let (server, mut stdin, mut stdout, errors) = Server::start(
+            &launcher(dir.path()),
+            sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"),
+            Sandbox::BARE,
+        )
+        .await
+        .unwrap();
         stdin.write_all(b"x\n").await.unwrap();
         assert_eq!(line(&mut stdout).await, "got x");
         drop(stdin);
@@ -158,7 +161,8 @@ mod tests {
     async fn one_that_does_not_listen_is_ended_with_all_that_it_started() {
         let dir = tempfile::tempdir().unwrap();
         let script = "trap '' TERM; sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & echo $$; while :; do sleep 1; done";
-        let (server, stdin, mut stdout, _errors) = Server::start(&launcher(dir.path()), sh(script), Sandbox::BARE).await.unwrap();
+        let (server, stdin, mut stdout, _errors) =
+            Server::start(&launcher(dir.path()), sh(script), Sandbox::BARE).await.unwrap();
         let pids = [line(&mut stdout).await, line(&mut stdout).await];
         drop(stdin);
         server.end().await;
@@ -175,7 +179,8 @@ mod tests {
     #[tokio::test]
     async fn its_end_is_told_and_so_is_why_it_did_not_start() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut server, _stdin, _stdout, _errors) = Server::start(&launcher(dir.path()), sh("exit 3"), Sandbox::BARE).await.unwrap();
+        let (mut server, _stdin, _stdout, _errors) =
+            Server::start(&launcher(dir.path()), sh("exit 3"), Sandbox::BARE).await.unwrap();
         assert_eq!(server.ended().await, "exit code 3");
         let none = Spec { command: "/nowhere/x".into(), ..sh("") };
         let why = Server::start(&launcher(dir.path()), none, Sandbox::BARE).await.err().unwrap();

@@ -342,7 +342,11 @@ fn door_for_logins(tailnet: &Tailnet, attic: &Home, login: &str) {
     assert_eq!(get(cellar, "/healthz").0, 200);
     is(get(cellar, "/api/v1/nodes"), 403, &format!("nobody here has the login `{login}`"));
     is(get(bureau, "/api/v1/nodes"), 403, "has tags, and so no user");
-    assert_eq!(web(tailnet, 0, &at, "GET", "/api/v1/nodes", &["host: evil.example"], "").0, 0, "not from this machine itself");
+    assert_eq!(
+        web(tailnet, 0, &at, "GET", "/api/v1/nodes", &["host: evil.example"], "").0,
+        0,
+        "not from this machine itself"
+    );
 
     assert_eq!(attic.cli(&["person", "add", "mia", "--json"]).code, 0);
     assert_eq!(attic.cli(&["person", "login", "mia", &login.to_uppercase(), "--json"]).code, 0);

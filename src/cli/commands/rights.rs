@@ -122,7 +122,14 @@ pub(super) async fn person(client: &Client, command: PersonCommand, ui: Ui) -> R
                 (Method::DELETE, format!("The login {} is {}'s no more.", clean(&login), clean(&id)))
             } else {
                 let door = "at devices with `tailnet.door = true`";
-                (Method::PUT, format!("Whoever has the login {} in the tailnet comes in as {} {door}.", clean(&login), clean(&id)))
+                (
+                    Method::PUT,
+                    format!(
+                        "Whoever has the login {} in the tailnet comes in as {} {door}.",
+                        clean(&login),
+                        clean(&id)
+                    ),
+                )
             };
             put(client, method, &path, None, None, &told, ui).await
         }

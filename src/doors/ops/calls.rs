@@ -280,7 +280,10 @@ pub fn why_waiting(view: &View, record: &CallRecord) -> Option<String> {
     let ends = [view.by_peer(&record.origin), Some(node)];
     if let Some((of, why)) = ends.into_iter().flatten().find_map(|node| Some((node, node.untagged?))) {
         let name = &of.node_id;
-        return Some(format!("`{name}` was let in for its tag on the tailnet, and {}; it waits until {until}, `sigil doctor` says what to do", why.sentence()));
+        return Some(format!(
+            "`{name}` was let in for its tag on the tailnet, and {}; it waits until {until}, `sigil doctor` says what to do",
+            why.sentence()
+        ));
     }
     if view.gateway.is_none() {
         return Some(format!("no gateway elected; it is dispatched when there is one, until {until}"));

@@ -17,8 +17,8 @@ use nix::sys::statvfs::FsFlags;
 use super::devices::{is_online, name_of};
 use super::policy::conflicts_to_end;
 use super::tools;
-use crate::doors::settings::Settings;
 use crate::doors::DoorState;
+use crate::doors::settings::Settings;
 use crate::memory::{Meaning, MemoryHandle, ModelFiles, models_of};
 use crate::mesh::MeshHandle;
 use crate::mesh::Surroundings;
@@ -436,10 +436,13 @@ fn tailnet(around: &Surroundings) -> Check {
 pub fn tailnet_door(state: &DoorState) -> Option<Check> {
     Some(match state {
         DoorState::Off => return None,
-        DoorState::Waits => Check::ok("tailnet_door", "the door on the tailnet is closed until the tailnet works".to_owned()),
-        DoorState::Open(url) => {
-            Check::ok("tailnet_door", format!("the door on the tailnet is {url}, for people with a login (`sigil person login PERSON LOGIN`)"))
+        DoorState::Waits => {
+            Check::ok("tailnet_door", "the door on the tailnet is closed until the tailnet works".to_owned())
         }
+        DoorState::Open(url) => Check::ok(
+            "tailnet_door",
+            format!("the door on the tailnet is {url}, for people with a login (`sigil person login PERSON LOGIN`)"),
+        ),
         DoorState::Failed(why) => Check::warn(
             "tailnet_door",
             format!("the door on the tailnet cannot be opened: {why}"),

@@ -83,10 +83,9 @@ pub async fn list(mesh: &MeshHandle, who: &Identity) -> Result<Vec<Hour>, OpErro
 pub async fn take_back(mesh: &MeshHandle, who: &Identity, hour: Hash) -> Result<Vec<RuleRef>, OpError> {
     if *who != Identity::Socket {
         let detail = "what a person said is taken back at a device, and by no token or login";
-        return Err(OpError::new(ErrorCode::NotApprover, detail)
-            .hint(
-                "run `sigil approvals withdraw ID` at a device of whoever said it, or of one who may answer such calls",
-            ));
+        return Err(OpError::new(ErrorCode::NotApprover, detail).hint(
+            "run `sigil approvals withdraw ID` at a device of whoever said it, or of one who may answer such calls",
+        ));
     }
     let by = mesh.view().rights.sits_at(&mesh.view().me).ok_or_else(|| OpError::from(Refusal::NotMember))?;
     let Reply::TakenBack { of } = mesh.command(Command::TakeBack { hour, by }).await? else {

@@ -58,5 +58,6 @@ pub async fn set(
     let key = Key::Person(person.clone());
     let seen = vec![(key.clone(), view.said.places(&key))];
     let value = Value::Person(Person { logins, ..said.clone() });
-    write(mesh, Edit { by: held.editor()?, changes: vec![(key, Some(value))], declared: false, force: false, seen }).await
+    write(mesh, Edit { by: held.editor()?, changes: vec![(key, Some(value))], declared: false, force: false, seen })
+        .await
 }

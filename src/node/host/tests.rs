@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{self, Overrides};
-use crate::node::testing::means;
 use crate::node::declared::Declared;
+use crate::node::testing::means;
 use crate::runtime::process::Launcher;
 use crate::runtime::spool::testing::{MemorySinks, sha256};
 use crate::runtime::spool::{BlobSink, BlobSinks};

@@ -229,7 +229,7 @@ impl Prey {
         let (outcome, output) = self.run(self.sandbox(level), &command, given.to_string(), 1 << 20).await;
         assert_eq!(outcome.end, RunEnd::Done, "{level}: {outcome:?} {output}");
         assert!(output.contains("# done"), "{level}: {outcome:?} {output}");
-        let output = output.trim_start_matches("Inline(b\"").replace("\\n", "\n");
+        let output = output.split_once("b\"").map_or("", |(_, lines)| lines).replace("\\n", "\n");
         let (told, mut through): (Vec<_>, Vec<_>) =
             output.lines().map(str::to_owned).partition(|line| line.starts_with('#') || line.starts_with('"'));
         for line in told.iter().filter(|line| line.contains("processes")) {
@@ -335,8 +335,7 @@ async fn on_its_way(prey: &Prey, level: Level) {
     let before = size_of(&prey.home);
     let flood = ["head", "-c", "10000000000", "/dev/zero"];
     let (outcome, output) = prey.run(prey.sandbox(level), &flood, String::new(), 1 << 20).await;
-    assert!(output.contains("over the limit"), "{outcome:?}: {output}");
-    assert_ne!(outcome.end, RunEnd::Done);
+    assert!(format!("{:?}", outcome.end).contains("over the limit"), "{outcome:?}: {output}");
     // Directories of runs that are over may go meanwhile.
     assert!(size_of(&prey.home) < before + (64 << 10), "the flood is in the home");
 

@@ -81,7 +81,7 @@ for name in ("environ", "maps", "mem", "cmdline", "root/etc/passwd", "cwd/."):
 refused(9, "ptrace", 16, agent, 0, 0)
 refused(9, "process_vm_readv", agent, 0, 0, 0, 0, 0)
 refused(9, "kcmp", agent, agent, 0, 0, 0)
-listed = {"PATH", "HOME", "LANG", "TMPDIR", "GIVEN", "LC_CTYPE"}
+listed = {"PATH", "HOME", "LANG", "TMPDIR", "GIVEN", "LC_CTYPE", "SIGIL_OUT"}
 for name in set(os.environ) - listed:
     through(10, f"environment: {name}")
 

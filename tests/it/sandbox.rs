@@ -186,6 +186,7 @@ impl Prey {
             command: command[0].into(),
             args: command[1..].iter().map(|&arg| arg.to_owned()).collect(),
             env: BTreeMap::from([("GIVEN".to_owned(), SECRET.to_owned())]),
+            cwd: None,
             keep_running: false,
         };
         let mut spool = Spool::new(&NoBlobs, OutputLimits { inline: 1 << 20, total: limit });

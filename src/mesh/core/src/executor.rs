@@ -546,7 +546,7 @@ impl Executor {
         };
         let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);
         let ToolOutcome { output, parts, partial, error, .. } = ended;
-        finished.outcome = Outcome { started_ms, output, parts, partial, error, ..finished.outcome };
+        finished.outcome = Outcome { output, parts, partial, error, started_ms, ..finished.outcome };
         Some(finished)
     }
 

@@ -217,7 +217,6 @@ impl Fitness {
 
     /// True if it runs.
     #[must_use]
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub const fn is_ready(&self) -> bool {
         self.0 == Self::READY.0
     }

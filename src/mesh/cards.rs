@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::ids::{Hash, PeerId};
-use mesh_core::io::View;
+use mesh_core::io::{NodeView, View};
 use mesh_core::limits::{CARD_BYTES_MAX, CARDS_BYTES_MAX};
 use mesh_core::record::{Directory, Tier};
 
 /// The cards that all directories of a view name.
 pub(super) fn named(view: &View) -> impl Iterator<Item = Hash> + '_ {
-    view.nodes.iter().flat_map(|node| node.tools()).filter_map(|tool| tool.card)
+    view.nodes.iter().flat_map(NodeView::tools).filter_map(|tool| tool.card)
 }
 
 /// What is known to be here of the cards of each device.

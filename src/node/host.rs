@@ -3,6 +3,8 @@
 //! Every [`ToolHost::invoke`] is answered by exactly one [`Input::ToolEnded`], whatever happens to the tool; only when
 //! the agent itself is ended is there none, and then the core's journal knows.
 
+#![expect(clippy::result_large_err, reason = "made once for a call, and passed on once")]
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::panic::AssertUnwindSafe;

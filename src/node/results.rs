@@ -82,7 +82,7 @@ mod tests {
             name: "x.png".to_owned(),
             payload: Some(Payload::Blob { hash: Hash([1; 32]), len: 9 }),
         };
-        assert_eq!(of(given("", None, vec![file()])).1, [png.clone()]);
+        assert_eq!(of(given("", None, vec![file()])).1, std::slice::from_ref(&png));
         let json = Part { media_type: "application/json".to_owned(), name: String::new(), payload: None };
         assert_eq!(of(given("1", None, vec![file()])).1, [json, png]);
     }

@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn no_pattern_takes_long() {
         let schema = InputSchema::compile(&json!({ "type": "string", "pattern": "^(a+)+$" })).unwrap();
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         let arguments = serde_json::to_vec(&format!("{}!", "a".repeat(100_000))).unwrap();
         assert!(schema.check(&arguments).is_err());
         assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());

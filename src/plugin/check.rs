@@ -600,7 +600,9 @@ impl Checker<'_> {
             RawValue::Text(text) if text.contains('\0') || text.len() > ITEM_BYTES_MAX => {
                 Err(self.bad(key, "…", "text without NUL, of at most 16 KiB"))
             }
-            raw => Value::try_from(raw.clone()).map_err(|(said, allowed)| self.bad(key, &said, allowed)),
+            RawValue::Text(_) | RawValue::From(..) => {
+                Value::try_from(raw.clone()).map_err(|(said, allowed)| self.bad(key, &said, allowed))
+            }
         }
     }
 

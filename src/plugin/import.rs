@@ -284,9 +284,9 @@ impl Docker {
         }
         let reads = mode.is_some_and(|mode| mode.split(',').any(|word| word == "ro"));
         if reads {
-            self.read.push(from.to_owned())
+            self.read.push(from.to_owned());
         } else {
-            self.write.push(from.to_owned())
+            self.write.push(from.to_owned());
         }
         Ok(())
     }

@@ -312,9 +312,10 @@ struct Starter {
 impl Starter {
     /// Starts a program; the reason why not is for people.
     fn start(&self, spec: &Spec, sandbox: &Sandbox) -> Result<Running, String> {
-        let level = match sandbox.wanted {
-            Level::Bare if sandbox.least == Level::Bare => Level::Bare,
-            _ => sandbox.level(self.tested()?.as_ref(), &self.home, spec.keep_running)?,
+        let level = if (sandbox.wanted, sandbox.least) == (Level::Bare, Level::Bare) {
+            Level::Bare
+        } else {
+            sandbox.level(self.tested()?.as_ref(), &self.home, spec.keep_running)?
         };
         let dir = self.run_dir().map_err(|error| format!("its private directory: {error}"))?;
         super::give_to(dir.path(), level, sandbox.user).map_err(|error| format!("its private directory: {error}"))?;
@@ -464,9 +465,9 @@ pub async fn run(
     let end = watch(process, time, stdin, cancel, spool, &mut errors, &mut note).await;
     let end = match end {
         End::Exited(exit, note) => said.told(exit, note),
-        other => {
+        End::Ended(..) | End::NotStarted(_) | End::Lost(_) | End::TimedOut | End::Cancelled | End::Output(_) => {
             stop(&mut child, &mut group).await;
-            other
+            end
         }
     };
     let end = match end {

@@ -229,7 +229,7 @@ mod tests {
         assert_eq!((mode("secrets"), mode("secrets/key")), (0o700, 0o600));
         let listed: Vec<_> = secrets.list().unwrap().into_iter().map(|listed| listed.name.to_string()).collect();
         assert_eq!(listed, ["key", "pem"]);
-        for bad in [&b""[..], b"\n", b"a\0b", b"\xff", &[b'x'; SECRET_BYTES_MAX + 1]] {
+        for bad in [&b""[..], b"\n", b"a\0b", b"\xff", &vec![b'x'; SECRET_BYTES_MAX + 1]] {
             assert!(secrets.set(&name("key"), bad).is_err());
         }
         fs::set_permissions(home.path().join("secrets/key"), fs::Permissions::from_mode(0o644)).unwrap();

@@ -71,6 +71,7 @@ async fn an_agent_with_a_tool() {
             format!("echo $$ >{0}/pid.part; mv {0}/pid.part {0}/pid; sleep 1000", dir.display()),
         ],
         env: BTreeMap::new(),
+        cwd: None,
         keep_running: false,
     });
     let mut spool = Spool::new(&NoBlobs, OutputLimits { inline: 1024, total: 1 << 20 });

@@ -96,7 +96,7 @@ pub(crate) enum SecretCommand {
 pub(crate) enum McpCommand {
     /// Take over the MCP servers of another client: shows what sigil.toml would say
     Import {
-        /// Its file, such as claude_desktop_config.json or .vscode/mcp.json
+        /// Its file, such as `claude_desktop_config.json` or `.vscode/mcp.json`
         #[arg(value_parser = PathBufValueParser::new().try_map(named))]
         file: PathBuf,
         /// Write it, and keep tokens that stand in the file as secrets

@@ -158,7 +158,9 @@ fn describe(plugin: &Plugin) -> String {
     if let Runs::Process(..) = plugin.execution.runs {
         let level = match plugin.execution.min_level {
             Level::Bare => "bare: it can do what the agent's user can".to_owned(),
-            least => format!("{least} or better; `sigil doctor` shows what this device offers"),
+            least @ (Level::Guarded | Level::Confined | Level::Isolated | Level::Container) => {
+                format!("{least} or better; `sigil doctor` shows what this device offers")
+            }
         };
         lines.push(("level", level));
     }

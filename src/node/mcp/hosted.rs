@@ -455,9 +455,8 @@ impl HostedRun {
         let Some(live) = live else { return not_started("does not run now") };
         let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
         let Some(own_name) = own_name else { return not_started("does not offer it any more") };
-        let arguments = match serde_json::from_slice::<Value>(&job.arguments) {
-            Ok(arguments @ Value::Object(_)) => arguments,
-            Ok(_) | Err(_) => return RunEnd::Denied(format!("{INVALID_ARGUMENT}they must be an object")),
+        let Ok(arguments @ Value::Object(_)) = serde_json::from_slice::<Value>(&job.arguments) else {
+            return RunEnd::Denied(format!("{INVALID_ARGUMENT}they must be an object"));
         };
         let at_work = AtWork::new(live.clone());
         let until = Instant::now() + job.timeout;

@@ -226,9 +226,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn said(line: Vec<u8>) -> Value {
-        assert!(line.ends_with(b"\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
-        serde_json::from_slice(&line).unwrap()
+    fn said(line: impl AsRef<[u8]>) -> Value {
+        let (end, text) = line.as_ref().split_last().unwrap();
+        assert!(*end == b'\n' && !text.contains(end));
+        serde_json::from_slice(text).unwrap()
     }
 
     #[test]

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::super::{
     Capability, Consent, Instance, Level, NetworkMode, Protocol, Pull, Runs, SecretName, Tier, ToolOutput, User, Value,
 };
+use std::fmt::Write as _;
+
 use super::*;
 
 const WHOLE: &str = "\
@@ -219,7 +221,7 @@ fn a_few_lines_that_stand_for_many_are_refused_soon() {
     for (n, letter) in ('b'..='i').enumerate() {
         let before = char::from(b'a' + u8::try_from(n).unwrap());
         let of = format!("*{before},").repeat(9);
-        bomb.push_str(&format!("{letter}: &{letter} [{}]\n", of.trim_end_matches(',')));
+        writeln!(bomb, "{letter}: &{letter} [{}]", of.trim_end_matches(',')).unwrap();
     }
     let began = tokio::time::Instant::now();
     assert!(error(&bomb).starts_with("plugin.yaml"));

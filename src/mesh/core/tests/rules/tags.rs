@@ -61,16 +61,15 @@ fn fate(net: &Net, origin: usize, call: &ReqId) -> Fate {
 
 /// All calls between device 2 and the others.
 fn asked(net: &mut Net) -> [Fate; 4] {
-    [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| match net.command(from, Command::Call(call(to))) {
-        Reply::Refused(Refusal::Denied(denial)) => match denial.decision.rule {
-            Cause::Untagged(why) => Fate::Refused(why),
-            other => panic!("{other}"),
-        },
-        Reply::Call { id: call, .. } => {
-            net.pass(1_000);
-            fate(net, from, &call)
+    [(2, 0), (2, 1), (0, 2), (1, 2)].map(|(from, to)| {
+        let reply = net.command(from, Command::Call(call(to)));
+        if let Reply::Refused(Refusal::Denied(denial)) = &reply {
+            let Cause::Untagged(why) = denial.decision.rule else { panic!("{}", denial.decision.rule) };
+            return Fate::Refused(why);
         }
-        other => panic!("{other:?}"),
+        let Reply::Call { id: call, .. } = reply else { panic!("{reply:?}") };
+        net.pass(1_000);
+        fate(net, from, &call)
     })
 }
 

@@ -303,15 +303,11 @@ fn t3_three_devices_on_a_tailnet_find_each_other_link_elect_and_heal() {
 #[track_caller]
 fn web(tailnet: &Tailnet, from: usize, at: &str, method: &str, path: &str, head: &[&str], body: &str) -> (u16, String) {
     let mut request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-    if !head.iter().any(|line| line.starts_with("host:")) {
-        request.push_str(&format!("host: {at}\r\n"));
-    }
-    if !body.is_empty() {
-        request.push_str("content-type: application/json\r\n");
-    }
-    for line in head {
-        request.push_str(line);
-        request.push_str("\r\n");
+    let (host, json) = (format!("host: {at}"), "content-type: application/json");
+    let named = head.iter().any(|line| line.starts_with("host:"));
+    let more = [(!named).then_some(host.as_str()), (!body.is_empty()).then_some(json)];
+    for line in head.iter().copied().chain(more.into_iter().flatten()) {
+        request.extend([line, "\r\n"]);
     }
     let request = format!("{request}\r\n{body}");
     let (ip, port) = at.rsplit_once(':').expect("an address and a port");

@@ -28,6 +28,8 @@ const DEPTH_MAX: usize = 16;
 const PLUGINS_MAX: usize = 256;
 /// Characters of the name of a version's folder.
 const FOLDER_CHARS: usize = 16;
+/// Mode of what a plugin may read and run of its own, as whoever its process runs as; the folder around it is the agent's alone.
+const READABLE: u32 = 0o755;
 /// Name of the record.
 const RECORD: &str = "record.json";
 
@@ -259,7 +261,7 @@ impl Plugins {
         let old = self.record(&name).ok();
         let part = tempfile::Builder::new()
             .prefix(".new-")
-            .permissions(fs::Permissions::from_mode(0o700))
+            .permissions(fs::Permissions::from_mode(READABLE))
             .tempdir_in(&home)
             .map_err(disk("making", &home))?;
         for entry in &entries {
@@ -472,11 +474,13 @@ fn copy(from: &Path, to: &Path, entry: &Entry) -> Result<(), PluginError> {
     let (source, target) = (from.join(&entry.path), to.join(&entry.path));
     // Folders come before what is in them: paths are in order.
     if entry.is_dir {
-        return platform::create_private_dir(&target).map_err(disk("making", &target));
+        let made =
+            fs::create_dir(&target).and_then(|()| fs::set_permissions(&target, fs::Permissions::from_mode(READABLE)));
+        return made.map_err(disk("making", &target));
     }
     let mut file = fs::File::create_new(&target).map_err(disk("making", &target))?;
     copy_into(&source, entry.bytes, |piece| file.write_all(piece))?;
-    let mode = if entry.runs { 0o700 } else { 0o600 };
+    let mode = if entry.runs { READABLE } else { 0o644 };
     file.set_permissions(fs::Permissions::from_mode(mode)).map_err(disk("closing", &target))?;
     file.sync_all().map_err(disk("writing", &target))
 }
@@ -524,8 +528,10 @@ mod tests {
         let first = plugins.install(&bench.from(), &BTreeSet::new()).unwrap();
         assert!(first.allowed().is_none() && first.lacks() == "process" && !first.changed);
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(mode(first.folder.join("bin/lamp")), 0o700);
-        assert_eq!((mode(first.folder.join("plugin.yaml")), mode(first.folder.clone())), (0o600, 0o700));
+        // The user that it runs as may read it; nobody else gets to where it is.
+        assert_eq!(mode(first.folder.join("bin/lamp")), 0o755);
+        assert_eq!((mode(first.folder.join("plugin.yaml")), mode(first.folder.clone())), (0o644, 0o755));
+        assert_eq!(mode(first.folder.parent().unwrap().to_owned()), 0o700);
         let before = plugins.stamp();
         assert!(plugins.allow(&name, &process()).unwrap().allowed().is_some());
         assert_ne!(plugins.stamp(), before);

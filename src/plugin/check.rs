@@ -261,7 +261,7 @@ impl Checker<'_> {
             timeout: self.time(&key("timeout"), raw.timeout.as_ref(), times)?.unwrap_or(TIMEOUT_DEFAULT),
             output_limit: output.transpose()?.unwrap_or(RESULT_BYTES_MAX),
             concurrency: Some(self.concurrency(raw.concurrency.as_ref())?.unwrap_or(most)),
-            min_level: self.one_of(&key("min_level"), raw.min_level.as_ref(), Level::Bare, &levels)?,
+            min_level: self.one_of(&key("min_level"), raw.min_level.as_ref(), Level::Confined, &levels)?,
         })
     }
 

@@ -47,7 +47,7 @@ fn a_plugin_is_installed_allowed_called_from_another_device_changed_and_removed(
         told.contains("lamp.on")
             && told.contains("asks for")
             && told.contains("process")
-            && told.contains("not confined"),
+            && told.contains("confined or better"),
         "{told}"
     );
     let manifest = hub.path("from/plugin.yaml");

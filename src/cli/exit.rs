@@ -185,7 +185,8 @@ mod tests {
         let exit = |state: &str, reason: &str| Exit::of_ending(&json!({ "state": state, "reason": reason }));
         assert_eq!(exit("failed", "invalid_argument: `path` is missing"), Exit::Usage);
         assert_eq!(exit("failed", "exit status 1"), Exit::Failed);
-        assert_eq!(exit("denied", "invalid_argument: x"), Exit::Denied);
+        assert_eq!(exit("denied", "invalid_argument: x"), Exit::Usage);
+        assert_eq!(exit("denied", "the owner forbids it"), Exit::Denied);
         assert_eq!(exit("done", ""), Exit::Ok);
     }
 

@@ -779,6 +779,7 @@ mod tests {
                 let value = match *key {
                     "deny" | "args" | "roots" | "read" | "write" | "egress" | "expose" | "approve" => "[]",
                     "env" | "headers" | "effects" => "{}",
+                    "door" => "false",
                     _ => "'x'",
                 };
                 let section = section.replace('*', "x");

@@ -70,7 +70,12 @@ impl Server {
         let Streams { stdin, stdout, stderr } = streams;
         let begun = tokio::task::spawn_blocking(move || said.begin().map(|()| said)).await;
         let said = begun.unwrap_or_else(|error| Err(error.to_string()))?;
-        Ok((Self { child, group, said: Some(said), _dir: dir, _launcher: launcher.clone() }, stdin, stdout, Errors(Box::new(stderr))))
+        Ok((
+            Self { child, group, said: Some(said), _dir: dir, _launcher: launcher.clone() },
+            stdin,
+            stdout,
+            Errors(Box::new(stderr)),
+        ))
     }
 
     /// Waits until it has ended by itself; says how. What is left of its group is ended then.

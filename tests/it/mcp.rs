@@ -2,6 +2,7 @@
 //! wrote, `@modelcontextprotocol/server-everything`, whose directory is in `SIGIL_TEST_MCP`; `./test` installs it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +43,7 @@ fn hosts(era: &str) -> (Mesh, PathBuf) {
     fs::create_dir_all(&dir).expect("it is made");
     fs::create_dir_all(nas.path("secrets")).expect("it is made");
     fs::write(nas.path("secrets/key"), "hunter2-hunter2\n").expect("it is written");
+    fs::set_permissions(nas.path("secrets/key"), fs::Permissions::from_mode(0o600)).expect("it is there");
     write_tools(&dir, &TOOLS.map(|name| tool(name, "as it was")));
     let nas = nas.with_only_config(&settings(&dir, era));
     let mesh = Mesh::of(vec![Home::new("hub"), nas]);

@@ -285,7 +285,8 @@ impl Keeper {
                     None => timeout(CANCEL_WITHIN, server.ended()).await.ok(),
                 };
                 let why = exit.map_or(why, |exit| format!("its server ended: {exit}"));
-                let said = redactor.redacted(&tail.text()).into_owned();
+                // In one line, as reasons are shown.
+                let said = redactor.redacted(&tail.text()).split_whitespace().collect::<Vec<_>>().join(" ");
                 let last = said.chars().rev().take(TAIL_CHARS_MAX).collect::<Vec<_>>();
                 let last: String = last.into_iter().rev().collect();
                 Over::Broken(if last.is_empty() { why } else { format!("{why}; it wrote last: {last}") })

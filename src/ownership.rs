@@ -15,6 +15,9 @@ const ENTRIES_MAX: usize = 1000;
 /// The one file of a home that root may own while the agent is another user's: an administrator's settings.
 const SETTINGS: &str = "sigil.toml";
 
+/// The directory of a home with the private directories of runs.
+const RUNS: &str = "work";
+
 /// Something in or above a home that is not ours alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -140,7 +143,10 @@ impl Us {
         // Who may not enter a directory reaches nothing in it, whatever the modes there are.
         let inner = self.entries(home, found.mode(), &mut findings);
         for (path, reach) in inner {
-            self.entries(&path, reach, &mut findings);
+            // What lies there is of whoever a tool runs as, and goes with the run, or at the next start.
+            if path.file_name().is_none_or(|name| name != RUNS) {
+                self.entries(&path, reach, &mut findings);
+            }
         }
         findings
     }
@@ -220,6 +226,20 @@ mod tests {
         fs::create_dir(home.path().join("blobs")).unwrap();
         fs::write(home.path().join("blobs/tmp"), "").unwrap();
         home
+    }
+
+    #[test]
+    fn what_a_tool_has_left_keeps_no_agent_from_starting() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let home = home();
+        let run = home.path().join("work/run-1");
+        fs::create_dir_all(&run).unwrap();
+        chown(&run, Some(65534), Some(65534)).unwrap();
+        check(home.path()).unwrap();
+        chown(home.path().join("work"), Some(65534), Some(65534)).unwrap();
+        check(home.path()).unwrap_err();
     }
 
     #[test]

@@ -30,6 +30,8 @@ const SAID_MAX: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Helper {
     program: PathBuf,
+    /// The directory of its file, which a cleaner may take away.
+    dir: PathBuf,
     /// Why it is our own program, and no level but `bare` can be had.
     ours: Option<String>,
 }
@@ -51,9 +53,9 @@ impl Helper {
     /// There is neither.
     pub fn install(dir: &Path, own: Option<PathBuf>) -> io::Result<Self> {
         match written(dir) {
-            Ok(program) => Ok(Self { program, ours: None }),
+            Ok(program) => Ok(Self { program, dir: dir.to_owned(), ours: None }),
             Err(why) => match own {
-                Some(program) => Ok(Self { program, ours: Some(why.to_string()) }),
+                Some(program) => Ok(Self { program, dir: dir.to_owned(), ours: Some(why.to_string()) }),
                 None => Err(why),
             },
         }
@@ -77,7 +79,7 @@ impl Helper {
     pub(super) fn start<C>(&self, go: &Go, mut spawn: impl FnMut(Command) -> io::Result<C>) -> io::Result<(C, Ends)> {
         let (said, its) = UnixStream::pair()?;
         let ((its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr)) = (io::pipe()?, io::pipe()?, io::pipe()?);
-        let mut tries = 0;
+        let (mut tries, mut again) = (0, self.ours.is_none());
         let child = loop {
             let mut command = Command::new(&self.program);
             command.args(self.ours.is_some().then_some(COMMAND)).env_clear().current_dir("/");
@@ -86,6 +88,10 @@ impl Helper {
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound && again => {
+                    again = false;
+                    written(&self.dir)?;
                 }
                 made => break made?,
             }

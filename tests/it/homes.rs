@@ -422,7 +422,8 @@ fn b11_a_given_name_is_kept_and_a_device_can_be_renamed() {
 #[test]
 fn b23_a_tool_finds_around_itself_what_is_documented() {
     // What `docs/tools.md` says is there.
-    const THERE: [&str; 7] = ["HOME", "LANG", "PATH", "SIGIL_ATTEMPT", "SIGIL_NODE", "SIGIL_REQUEST_ID", "SIGIL_TOOL"];
+    const THERE: [&str; 8] =
+        ["HOME", "LANG", "PATH", "SIGIL_ATTEMPT", "SIGIL_NODE", "SIGIL_OUT", "SIGIL_REQUEST_ID", "SIGIL_TOOL"];
     const NOT_THERE: [&str; 6] =
         ["TZ", "LC_ALL", "USER", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK"];
     let look = "umask; pwd; : > new; stat -c %a . new";

@@ -407,6 +407,9 @@ fn seed_t4_a_tag_lets_in_a_lost_one_refuses_or_holds_calls_and_a_person_needs_no
     bureau.stop();
     let asked = attic.call("bureau", "append", 300);
     tailnet.control.tell("expires bureau -1m");
+    wait_until("it is known", Duration::from_mins(1), || {
+        refusal(&attic, &bureau).is_some_and(|why| why.contains("tailnet:key-expired"))
+    });
     bureau.start();
     let waits = wait_for("the reason is told", Duration::from_mins(1), || {
         let call = attic.get(&format!("calls/{asked}")).expect(200);

@@ -130,6 +130,7 @@ impl Keeper {
                 let url = format!("http://{}:{}", hosts.last().map_or("", String::as_str), self.port);
                 let stop = self.tasks.stopping().child_token();
                 let door = Door {
+                    ip: place.ip,
                     api: self.api.clone(),
                     routes: self.routes.clone(),
                     site: Arc::new(Site { hosts, port: self.port }),
@@ -177,6 +178,7 @@ fn bind(at: SocketAddr, interface: &str) -> io::Result<TcpListener> {
 
 /// The door while it is open at one place.
 struct Door {
+    ip: IpAddr,
     api: LocalApi,
     routes: Router,
     site: Arc<Site>,
@@ -189,6 +191,8 @@ impl Door {
         let seats = Seats::new(CONNECTIONS_MAX);
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
+                // From this machine itself comes whoever has an account on it, and not whoever is logged in to the tailnet.
+                Ok((_, from)) if from.ip() == self.ip => {}
                 Ok((stream, from)) => {
                     let Some(seat) = self.stop.run_until_cancelled(seats.take()).await else { break };
                     let (api, site, routes, stop) =

@@ -1,4 +1,4 @@
-//! Tools that are programs: started by the [helper](super::helper) in a session of their own and in the sandbox that they are
+//! Tools that are programs: started by the [helper] in a session of their own and in the sandbox that they are
 //! to have, watched, and ended as a group.
 //!
 //! Whatever the program does, [`run`] comes back: at its end, at its time limit, at its output limit, or when
@@ -227,7 +227,7 @@ impl Drop for Group {
 impl Launcher {
     /// Starts the thread, and finds out beside it what this device offers. Runs get private directories under `work`, a
     /// directory of the home, which is made if needed; what an agent that was killed has left there is removed. `own` is our
-    /// own program ([`crate::platform::own_program`]), which is used where there is no [helper](super::helper).
+    /// own program ([`crate::platform::own_program`]), which is used where there is no [helper].
     ///
     /// # Errors
     /// When the directory, the helper or a thread cannot be made.

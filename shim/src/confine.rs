@@ -10,7 +10,7 @@ use rustix::system::sysinfo;
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::filter::filter;
-use crate::start::{Why, limit};
+use crate::process::{Why, limit};
 use crate::wire::{Go, Level, Network, User};
 
 /// The newest rules that we ask for; an older kernel gets those that it knows.

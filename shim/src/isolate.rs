@@ -19,7 +19,7 @@ use rustix::thread::{
 };
 
 use crate::confine::{confine, drop_root, rules};
-use crate::start::{self, NOT_STARTED, Streams, Why, die_with_parent, explain, tool};
+use crate::process::{NOT_STARTED, Streams, Why, control as agent_socket, die_with_parent, explain, tool};
 use crate::view;
 use crate::wire::{self, Exit, Go, Report, User};
 
@@ -98,7 +98,7 @@ fn map(user: User) -> Result<(), Why> {
 /// Init: the whole of it.
 #[must_use]
 pub fn init() -> ExitCode {
-    let Ok(link) = start::control() else { return ExitCode::from(NOT_STARTED) };
+    let Ok(link) = agent_socket() else { return ExitCode::from(NOT_STARTED) };
     // Outer tells the agent nothing from here on; without its order there is nobody to tell.
     let Ok((go, [stdin, stdout, stderr, control])) = wire::receive::<4>(&link) else {
         return ExitCode::from(NOT_STARTED);

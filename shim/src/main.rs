@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Some(word) if word == sigil_shim::attack::ATTACK => sigil_shim::attack::entry(args),
         Some(_) => {
             eprintln!("sigil-shim: sigil starts this program, once for each run of a tool");
-            ExitCode::from(sigil_shim::start::NOT_STARTED)
+            ExitCode::from(sigil_shim::process::NOT_STARTED)
         }
     }
 }

@@ -2,27 +2,18 @@
 //! branch off.
 
 use std::convert::Infallible;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getppid, getrlimit, setrlimit, setsid, umask};
+use rustix::process::{Resource, getppid, setsid, umask};
 
+use crate::process::{NOT_STARTED, Streams, Why, control, die_with_parent, explain, limit, tool};
 use crate::wire::{self, Go, Level, Limits, Network, Report};
-
-/// Exit code when the tool has not been started; shells use the same.
-pub const NOT_STARTED: u8 = 127;
-
-/// Standard input, output and error stream of the tool.
-pub(crate) type Streams = [OwnedFd; 3];
-
-/// Reason for which a tool was not started, for people.
-pub(crate) type Why = String;
 
 /// The whole of the helper: takes an order from the socket that is its standard input, and becomes the tool, or stays with it
 /// to its end. To be called before any thread is started.
@@ -43,11 +34,6 @@ pub fn entry() -> ExitCode {
             ExitCode::from(NOT_STARTED)
         }
     }
-}
-
-/// The socket that a helper was started with, as a descriptor that the tool does not get.
-pub(crate) fn control() -> io::Result<UnixStream> {
-    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 fn start(control: &UnixStream) -> Result<ExitCode, Why> {
@@ -85,14 +71,6 @@ fn start(control: &UnixStream) -> Result<ExitCode, Why> {
             Err(format!("this build of sigil has no helper, and the level {} needs it", go.level))
         }
     }
-}
-
-/// Asks to be killed when the parent ends. Systems other than Linux do not offer it.
-pub(crate) fn die_with_parent() -> Result<(), Why> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|errno| format!("death with the agent: {errno}"))?;
-    Ok(())
 }
 
 /// The agent may have died before [`die_with_parent`]; then this is another's child already.
@@ -152,36 +130,7 @@ fn lower(limits: &Limits) -> Result<(), Why> {
     Ok(())
 }
 
-/// Lowers a limit, for good; one that is lower already stays.
-pub(crate) fn limit(resource: Resource, max: u64) -> Result<(), Why> {
-    let max = getrlimit(resource).maximum.map_or(max, |hard| hard.min(max));
-    setrlimit(resource, Rlimit { current: Some(max), maximum: Some(max) })
-        .map_err(|errno| format!("its limits ({resource:?}): {errno}"))
-}
-
-/// The tool, with its streams and environment.
-pub(crate) fn tool(go: &Go, streams: Streams) -> Command {
-    let [stdin, stdout, stderr] = streams;
-    let mut command = Command::new(&go.command);
-    command.args(&go.args).env_clear().envs(go.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
-    command
-}
-
 fn become_tool(control: &UnixStream, go: &Go, streams: Streams) -> Result<Infallible, Why> {
     wire::tell(control, &Report::Ready).map_err(|error| format!("the agent is gone: {error}"))?;
     Err(explain(&go.command, &tool(go, streams).exec()))
-}
-
-/// The reason for which a command could not be started, for people.
-#[must_use]
-pub fn explain(command: &OsStr, error: &io::Error) -> String {
-    let name = Path::new(command).display();
-    if error.kind() == io::ErrorKind::NotFound {
-        format!("command `{name}` not found (or what its first line names)")
-    } else if error.kind() == io::ErrorKind::PermissionDenied {
-        format!("command `{name}` may not be executed")
-    } else {
-        format!("command `{name}` cannot be started: {error}")
-    }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount};
 use rustix::process::umask;
 
-use crate::start::Why;
+use crate::process::Why;
 use crate::wire::{Go, User};
 
 /// Places in which everybody may write: private to the tool.

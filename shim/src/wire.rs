@@ -449,7 +449,7 @@ mod tests {
             unix_sockets: true,
             user: User::NOBODY,
             limits: Limits { memory: Some(1 << 30), ..Limits::FREE },
-            dir: "/work/run-1".into(),
+            dir: "/home/u/.sigil/work/run-1".into(),
             hide: vec!["/home".into()],
             read: vec!["/srv/a".into(), "/srv/b".into()],
             write: Vec::new(),

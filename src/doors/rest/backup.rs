@@ -17,7 +17,7 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::calls::RawBytes;
+use super::results::RawBytes;
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::status::{ErrorCode, OpError};

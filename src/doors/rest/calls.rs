@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, InvalidHeaderValue, LOCAT
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use mesh_core::ids::{ReqId, ToolName};
+use mesh_core::ids::ToolName;
 use mesh_core::io::View;
 use mesh_core::limits;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -20,6 +20,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
 use super::model::{EffectName, Page, time};
 use super::payload::{content_type, file_type, show_output};
+use super::results::{RESULT_WAIT, RawBytes, prefer_wait, url};
 use super::shapes::{
     CallId, CallStates, CallsCursor, ClientKey, DeviceRef, NameOfAgent, NameOfTool, Reason, Seconds, Shape, SpaceName,
     ToolAddress, Whole, of_query,
@@ -31,10 +32,6 @@ use crate::doors::ops::devices::name_of;
 use crate::mesh::{CallCursor, ResultBody};
 use crate::status::{ErrorCode, OpError};
 
-/// Longest `Prefer: wait=`.
-const WAIT_MAX: Duration = Duration::from_mins(5);
-/// Wait for the bytes of a result on their way here, if the client names none.
-pub(super) const RESULT_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that a body may have besides its arguments.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Calls on a page unless the client names a limit.
@@ -256,10 +253,6 @@ fn seconds<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S:
     if value.fract() == 0.0 { serializer.serialize_u64(*value as u64) } else { serializer.serialize_f64(*value) }
 }
 
-pub(super) fn url(id: ReqId) -> String {
-    format!("/api/v1/calls/{id}")
-}
-
 /// `Idempotency-Key`: the client's own name for the call.
 fn client_key(headers: &HeaderMap) -> Result<Option<String>, OpError> {
     let mut values = headers.get_all("idempotency-key").iter();
@@ -267,18 +260,6 @@ fn client_key(headers: &HeaderMap) -> Result<Option<String>, OpError> {
     // What is no text, or there twice, is as bad as no key at all.
     let key = value.to_str().ok().filter(|_| values.next().is_none()).unwrap_or_default();
     ClientKey::read(key).map(|key| Some(key.0)).map_err(|why| OpError::new(ErrorCode::Invalid, why))
-}
-
-/// `Prefer: wait=N` (RFC 7240); anything else in it is not for us.
-pub(super) fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
-    let mut preferences =
-        headers.get_all("prefer").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split([',', ';']));
-    let seconds = preferences.find_map(|preference| {
-        let (name, value) = preference.split_once('=')?;
-        let value = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("wait").then(|| value.parse::<u64>().ok()).flatten()
-    })?;
-    Some(Duration::from_secs(seconds).min(WAIT_MAX))
 }
 
 /// Makes a call.
@@ -441,12 +422,6 @@ pub(super) async fn show(
     Ok(Json(render(&app.mesh().view(), &reading)))
 }
 
-/// Any bytes.
-#[derive(ToSchema)]
-#[schema(value_type = String, format = Binary)]
-#[expect(dead_code, reason = "it describes")]
-pub(super) struct RawBytes(Vec<u8>);
-
 /// The output of a call as raw bytes.
 ///
 /// Those that are on their way here are waited for, 30 s unless `Prefer: wait=N` says otherwise; the problem `result_away`
@@ -511,6 +486,8 @@ pub(super) async fn cancel(
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::ids::ReqId;
+
     use super::*;
     use proptest::prelude::*;
 

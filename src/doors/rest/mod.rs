@@ -29,6 +29,7 @@ mod pending;
 pub mod problem;
 mod providers;
 mod queries;
+mod results;
 mod rights;
 mod routes;
 mod shapes;

@@ -11,8 +11,8 @@ use mesh_core::limits::PARTS_MAX;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::calls::{RESULT_WAIT, RawBytes, prefer_wait, url};
 use super::extract::Segments;
+use super::results::{RESULT_WAIT, RawBytes, prefer_wait, url};
 use super::shapes::{CallId, Whole};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;

@@ -216,7 +216,7 @@ impl BlobFetch {
             match sweep {
                 Ok(Ok(swept)) if swept.pinned => {
                     tokio::time::sleep(LOOK_AGAIN).await;
-                    blobs.look_again();
+                    blobs.recheck_size();
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "old blobs could not be removed"),
                 Ok(Ok(_)) | Err(_) => {}

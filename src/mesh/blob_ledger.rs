@@ -68,7 +68,7 @@ impl Ledger {
     }
 
     /// Asks for another look.
-    pub(super) fn look_again(&self) {
+    pub(super) fn recheck_size(&self) {
         self.swelled.notify_one();
     }
 

@@ -206,8 +206,8 @@ impl BlobStore {
     }
 
     /// Asks for another look at how much lies here.
-    pub(in crate::mesh) fn look_again(&self) {
-        self.0.ledger.look_again();
+    pub(in crate::mesh) fn recheck_size(&self) {
+        self.0.ledger.recheck_size();
     }
 
     /// Bytes of all blobs that lie here.
@@ -254,7 +254,7 @@ impl BlobStore {
             digest: digest::Context::new(&digest::SHA256),
             len: 0,
             max,
-            look_at: 0,
+            check_disk_at: 0,
             expected: None,
         })
     }
@@ -321,7 +321,7 @@ pub struct BlobWriter {
     len: u64,
     max: u64,
     /// Length at which it looks at the disk again.
-    look_at: u64,
+    check_disk_at: u64,
     expected: Option<Arriving>,
 }
 
@@ -385,12 +385,12 @@ impl AsyncWrite for BlobWriter {
             let error = BlobError::TooLarge { max: self.max };
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::FileTooLarge, error)));
         }
-        if self.len >= self.look_at {
+        if self.len >= self.check_disk_at {
             if self.store.room_for(RoomFor::UnderWay) < LOOK_AFTER_BYTES {
                 let error = "the disk of this device is nearly full: what is left of it is for the log";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::StorageFull, error)));
             }
-            self.look_at = self.len.saturating_add(LOOK_AFTER_BYTES);
+            self.check_disk_at = self.len.saturating_add(LOOK_AFTER_BYTES);
         }
         let written = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
         self.digest.update(bytes.get(..written).unwrap_or(bytes));

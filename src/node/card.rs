@@ -29,7 +29,7 @@ const EXAMPLES_MAX: usize = 8;
 
 /// All that is told of a tool.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct About {
+pub struct ToolDescription {
     /// Version of the format.
     #[serde(default)]
     pub v: u8,
@@ -136,7 +136,7 @@ pub enum CardError {
     Unreadable(String),
 }
 
-impl About {
+impl ToolDescription {
     /// The card. Texts lose what people would not see, and are cut; examples that are too many are left out.
     ///
     /// # Errors
@@ -232,13 +232,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn about(input_schema: Value) -> About {
-        About {
+    fn about(input_schema: Value) -> ToolDescription {
+        ToolDescription {
             name: "photo.resize".to_owned(),
             description: "Resizes\u{200b} a photo\u{202e}\r\nquickly".to_owned(),
             input_schema: Some(input_schema),
             provider: ProviderName { kind: "mcp".to_owned(), name: "photo".to_owned(), version: "1".to_owned() },
-            ..About::default()
+            ..ToolDescription::default()
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(one, two);
         let text = std::str::from_utf8(&one.bytes).unwrap();
         assert!(text.contains(r#""input_schema":{"b":{"x":[{"p":2,"q":1}],"y":1},"type":"object"}"#), "{text}");
-        let read = About::read(&one.bytes).unwrap();
+        let read = ToolDescription::read(&one.bytes).unwrap();
         assert_eq!((read.name.as_str(), read.description.as_str()), ("photo.resize", "Resizes a photo\nquickly"));
         assert_eq!(read.card().unwrap(), one, "what is read is what was told");
     }
@@ -261,7 +261,7 @@ mod tests {
         assert!(std::str::from_utf8(&card.bytes).unwrap().contains(r#""description":"xy""#));
         // A device that sends it all the same is read without it.
         let told = br#"{"v":1,"name":"x","title":"a\u200bb","hints":{},"provider":{"kind":"mcp","name":"x"}}"#;
-        assert_eq!(About::read(told).unwrap().title, "ab");
+        assert_eq!(ToolDescription::read(told).unwrap().title, "ab");
     }
 
     #[test]
@@ -271,11 +271,11 @@ mod tests {
         let large = json!({ "a": "x".repeat(SCHEMA_BYTES_MAX) });
         assert!(matches!(about(large.clone()).card(), Err(CardError::SchemaTooLarge { of: "arguments", .. })));
         let half = json!({ "a": "x".repeat(SCHEMA_BYTES_MAX - 100) });
-        let both = About { output_schema: Some(half.clone()), ..about(half) };
+        let both = ToolDescription { output_schema: Some(half.clone()), ..about(half) };
         assert!(matches!(both.card(), Err(CardError::TooLarge { .. })));
         let over = vec![b' '; usize::try_from(CARD_BYTES_MAX).unwrap() + 1];
-        assert!(matches!(About::read(&over), Err(CardError::TooLarge { .. })));
-        assert!(About::read("[".repeat(100).as_bytes()).is_err());
-        assert!(matches!(About::read(br#"{"v":9,"name":"x"}"#), Err(CardError::Unreadable(_))));
+        assert!(matches!(ToolDescription::read(&over), Err(CardError::TooLarge { .. })));
+        assert!(ToolDescription::read("[".repeat(100).as_bytes()).is_err());
+        assert!(matches!(ToolDescription::read(br#"{"v":9,"name":"x"}"#), Err(CardError::Unreadable(_))));
     }
 }

@@ -105,7 +105,7 @@ fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
     });
     let timeout = tool.timeout.unwrap_or(plugin.execution.timeout);
     // What a declaration tells is all that there is of most tools of the settings.
-    let card = schema.map(|schema| card::About {
+    let card = schema.map(|schema| card::ToolDescription {
         name: tool.name.to_string(),
         title: tool.title.clone(),
         description: tool.description.clone(),
@@ -117,7 +117,7 @@ fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
             version: plugin.version.as_ref().map(ToString::to_string).unwrap_or_default(),
         },
         timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-        ..card::About::default()
+        ..card::ToolDescription::default()
     });
     let card = card.and_then(|about| match about.card() {
         Ok(card) => Some(card),

@@ -269,7 +269,7 @@ impl ToolHost {
     }
 
     /// Looks again at each change of what is offered, until the provider has taken the call or it has waited long enough.
-    async fn look_again(
+    async fn await_provider(
         &self,
         invocation: &Invocation,
         arguments: &Bytes,
@@ -326,7 +326,7 @@ impl ToolRuns for ToolHost {
                 self.spawn(run, cancel, async move {
                     match looked? {
                         Look::Taken(work) => Ok(work),
-                        Look::Hindered(_) => host.look_again(&invocation, &arguments, &cancelled).await,
+                        Look::Hindered(_) => host.await_provider(&invocation, &arguments, &cancelled).await,
                     }
                 });
             }
@@ -337,7 +337,7 @@ impl ToolRuns for ToolHost {
                     let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
                     let arguments: Bytes = read.map_err(unreadable)?.into();
                     host.check_large(&invocation, &arguments).await?;
-                    host.look_again(&invocation, &arguments, &cancelled).await
+                    host.await_provider(&invocation, &arguments, &cancelled).await
                 });
             }
         }

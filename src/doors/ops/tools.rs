@@ -16,7 +16,7 @@ use super::devices::{Named, resolve};
 use super::policy::{for_edit, write};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
-use crate::node::card::{About, CardError};
+use crate::node::card::{CardError, ToolDescription};
 use crate::status::{ErrorCode, OpError, edited_meanwhile};
 
 /// A tool that waits for an owner.
@@ -65,7 +65,7 @@ pub struct ToolRead {
     /// As its device declares it.
     pub tool: ToolDecl,
     /// Its card; `None`: there is no more to tell.
-    pub about: Option<About>,
+    pub about: Option<ToolDescription>,
 }
 
 /// One tool of a device. Its card is waited for, at most `wait`, if it is not here.
@@ -88,7 +88,7 @@ pub async fn show(mesh: &MeshHandle, text: &str, name: &ToolName, wait: Duration
                 )
                 .hint("a newer sigil on one of the two devices may be the cause: update both")
             };
-            Some(About::read(&bytes).map_err(unreadable)?)
+            Some(ToolDescription::read(&bytes).map_err(unreadable)?)
         }
     };
     Ok(ToolRead { view, node, tool, about })

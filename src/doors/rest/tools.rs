@@ -16,7 +16,7 @@ use super::shapes::{DeviceRef, NameOfTool};
 use crate::doors::app::AppState;
 use crate::doors::ops::devices::is_online;
 use crate::doors::ops::tools::{self, ToolRead};
-use crate::node::card::About;
+use crate::node::card::ToolDescription;
 use crate::status::OpError;
 
 /// Wait for a card that is not here: owners' devices have them already.
@@ -93,7 +93,7 @@ pub(super) async fn show(
     Ok(Json(detail(Tool::new(&node, &tool, is_online(&view, &node), state), about)))
 }
 
-fn detail(tool: Tool, about: Option<About>) -> ToolDetail {
+fn detail(tool: Tool, about: Option<ToolDescription>) -> ToolDetail {
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let Some(about) = about else {
         return ToolDetail {

@@ -12,7 +12,7 @@ use super::quic::Code;
 use super::relay;
 use super::session::{self, HELLO_MAX};
 use super::shared::LinksState;
-use super::strangers::{Admission, Knock};
+use super::strangers::{Knock, Screening};
 use super::stream::{self, Tag};
 use super::tls::peer_key;
 use super::underlay::{Underlay, UnderlayKind};
@@ -25,12 +25,12 @@ pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
         let proven = incoming.remote_address_validated() || !incoming.may_retry();
         let knock = Knock { ip, proven, known: shared.is_known_address(ip) };
         let place = match underlay.strangers.admit(knock, Instant::now()) {
-            Admission::Begin(place) => place,
-            Admission::Prove => {
+            Screening::Begin(place) => place,
+            Screening::Prove => {
                 let _ = incoming.retry();
                 continue;
             }
-            Admission::Ignore => {
+            Screening::Ignore => {
                 incoming.ignore();
                 continue;
             }

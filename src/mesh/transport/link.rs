@@ -64,7 +64,7 @@ pub(super) struct Answered {
 
 /// A connection that could be the link to its peer.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(super) struct NewLink {
     pub(super) key: PublicKey,
     pub(super) connection: quinn::Connection,
     pub(super) underlay: UnderlayKind,
@@ -100,17 +100,17 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(number: u64, offer: Offer) -> (Arc<Self>, Outbox) {
+    pub(super) fn new(number: u64, new: NewLink) -> (Arc<Self>, Outbox) {
         let (outbox, rx) = mpsc::channel(QUEUE_FRAMES);
         let link = Self {
             number,
-            peer: offer.key.peer_id(),
-            key: offer.key,
-            connection: offer.connection,
-            underlay: offer.underlay,
-            dialled: offer.dialled,
-            nonce: offer.nonce,
-            moved: offer.moved,
+            peer: new.key.peer_id(),
+            key: new.key,
+            connection: new.connection,
+            underlay: new.underlay,
+            dialled: new.dialled,
+            nonce: new.nonce,
+            moved: new.moved,
             since: Instant::now(),
             dismissed: AtomicBool::new(false),
             outbox,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::dial_plan::{DialPlan, Due};
-use super::link::{Link, Offer, Outbox};
+use super::link::{Link, NewLink, Outbox};
 use super::members::Members;
 use super::news::News;
 use super::quic::{self, Code};
@@ -91,7 +91,7 @@ impl LinkTable {
     fn handle(&mut self, message: ToTable) {
         let now = Instant::now();
         match message {
-            ToTable::Offer(offer, reply) => self.handle_offer(offer, reply),
+            ToTable::NewLink(new, reply) => self.handle_new(new, reply),
             ToTable::Closed(peer, number) => {
                 let Some(link) = self.shared.live.remove(peer, number) else { return };
                 self.dials.handle_unlinked(peer, link.since.elapsed(), now, random());
@@ -112,9 +112,9 @@ impl LinkTable {
     }
 
     /// First the news, then the go-ahead: no frame of a link comes before its `Up`.
-    fn handle_offer(&mut self, offer: Offer, reply: oneshot::Sender<Taken>) {
-        let (nonce, via) = (offer.nonce, offer.underlay.via());
-        match self.take(offer) {
+    fn handle_new(&mut self, new: NewLink, reply: oneshot::Sender<Taken>) {
+        let (nonce, via) = (new.nonce, new.underlay.via());
+        match self.take(new) {
             Ok((link, outbox)) => {
                 let peer = link.peer;
                 if let Some(overtaken) = self.news.push_up(peer, nonce, via, GoAhead { link, outbox, reply }) {
@@ -126,8 +126,8 @@ impl LinkTable {
     }
 
     /// Decides whether a connection becomes the link.
-    fn take(&mut self, offer: Offer) -> Taken {
-        let peer = offer.key.peer_id();
+    fn take(&mut self, new: NewLink) -> Taken {
+        let peer = new.key.peer_id();
         if !self.shared.may_link(peer) {
             return Err(Code::Revoked);
         }
@@ -137,13 +137,13 @@ impl LinkTable {
                 let by_lower = dialled == (self.shared.me < peer);
                 Standing { by_lower, nonce, kind }
             };
-            let is_better = present.moved || offer.underlay < present.underlay;
-            let dead = offer.moved && !(is_better && present.since.elapsed() < MOVED_AGAIN);
-            let newcomer = standing(offer.dialled, offer.nonce, offer.underlay);
+            let is_better = present.moved || new.underlay < present.underlay;
+            let dead = new.moved && !(is_better && present.since.elapsed() < MOVED_AGAIN);
+            let newcomer = standing(new.dialled, new.nonce, new.underlay);
             if !dead && !newcomer.replaces(standing(present.dialled, present.nonce, present.underlay)) {
                 return Err(Code::Duplicate);
             }
-            if present.nonce == offer.nonce {
+            if present.nonce == new.nonce {
                 self.shared.tasks.spawn(async move {
                     let _ = timeout(REPLACED, present.connection.closed()).await;
                     Code::Replaced.close(&present.connection);
@@ -154,7 +154,7 @@ impl LinkTable {
             }
         }
         self.last += 1;
-        let (link, outbox) = Link::new(self.last, offer);
+        let (link, outbox) = Link::new(self.last, new);
         if leaving {
             self.dismiss(&link);
         } else {
@@ -185,7 +185,7 @@ impl LinkTable {
         for due in self.dials.handle_timeout(Instant::now()) {
             let shared = self.shared.clone();
             self.shared.tasks.spawn(async move {
-                // Only the race can be called off: once a link is offered, it is seen through.
+                // Only the race can be called off: once a link is handed in, it is seen through.
                 let racing = relay::reach(&shared, &due);
                 if let Some(Ok(answered)) = due.cancel.run_until_cancelled(racing).await {
                     session::dialled(&shared, answered, &due).await;

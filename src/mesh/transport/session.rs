@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::dial_plan::Due;
 use super::event::{LinkEvent, Turn};
-use super::link::{Answered, Link, Offer, Outbox};
+use super::link::{Answered, Link, NewLink, Outbox};
 use super::quic::Code;
 use super::shared::{LinksState, ToTable};
 use super::stream::{self, ServiceId, StreamCode, StreamError, Tag};
@@ -77,8 +77,8 @@ pub(super) async fn dialled(shared: &Arc<LinksState>, answered: Answered, due: &
     };
     let link = match timeout(HELLO_MAX, hello).await {
         Ok(Ok((send, recv, nonce))) => {
-            let offer = Offer { key, connection: connection.clone(), underlay, dialled: true, nonce, moved };
-            shared.offer(offer).await.map(|(link, outbox)| (link, outbox, send, recv))
+            let new = NewLink { key, connection: connection.clone(), underlay, dialled: true, nonce, moved };
+            shared.take_up(new).await.map(|(link, outbox)| (link, outbox, send, recv))
         }
         Ok(Err(_)) => Err(Code::Done),
         Err(_) => Err(Code::Timeout),
@@ -104,8 +104,8 @@ pub(super) async fn accepted(
         Ok(Ok(nonce)) => u64::from_be_bytes(nonce),
         _ => return Code::Timeout.close(&connection),
     };
-    let offer = Offer { key, connection: connection.clone(), underlay, dialled: false, nonce, moved };
-    match shared.offer(offer).await {
+    let new = NewLink { key, connection: connection.clone(), underlay, dialled: false, nonce, moved };
+    match shared.take_up(new).await {
         Ok((link, outbox)) => {
             // A failure shows as the end of the connection, which `run` awaits.
             let _ = send.write_all(&shared.nonce.to_be_bytes()).await;

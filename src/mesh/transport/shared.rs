@@ -17,7 +17,7 @@ use super::address::{Address, canonical};
 use super::blob::BlobReaders;
 use super::event::LinkEvent;
 use super::greetings::Greetings;
-use super::link::{Answered, Link, LinkInfo, Linked, Offer, Outbox};
+use super::link::{Answered, Link, LinkInfo, Linked, NewLink, Outbox};
 use super::members::Members;
 use super::networks::Face;
 use super::quic::Code;
@@ -99,21 +99,21 @@ impl LinksState {
     }
 
     /// Asks the link table to take a connection as the link to its peer.
-    pub(super) async fn offer(&self, offer: Offer) -> Result<(Arc<Link>, Outbox), Code> {
+    pub(super) async fn take_up(&self, new: NewLink) -> Result<(Arc<Link>, Outbox), Code> {
         let (reply, answer) = oneshot::channel();
-        self.table.send(ToTable::Offer(offer, reply)).await.map_err(|_| Code::Stopping)?;
+        self.table.send(ToTable::NewLink(new, reply)).await.map_err(|_| Code::Stopping)?;
         answer.await.map_err(|_| Code::Stopping)?
     }
 }
 
-/// The answer to an [`Offer`].
+/// The answer to an [`NewLink`].
 pub(super) type Taken = Result<(Arc<Link>, Outbox), Code>;
 
 /// Messages of tasks to the link table.
 #[derive(Debug)]
 pub(super) enum ToTable {
     /// Both ends agree on this connection: may it be the link?
-    Offer(Offer, oneshot::Sender<Taken>),
+    NewLink(NewLink, oneshot::Sender<Taken>),
     /// A link has ended, and so have its tasks.
     Closed(PeerId, u64),
     /// A dial has ended, whatever came of it.

@@ -87,7 +87,7 @@ pub(super) struct Knock {
 
 /// The answer to a first packet.
 #[derive(Debug)]
-pub(super) enum Admission {
+pub(super) enum Screening {
     /// Its handshake may begin; it is under way for as long as the place is held.
     Begin(Place),
     /// Its address must first prove that it can receive.
@@ -119,7 +119,7 @@ impl Strangers {
     /// Decides about a handshake that wants to begin. Addresses that have proven that they can receive go first: a
     /// flood from made-up ones uses up neither tokens nor places below the half of them, nor more than half of what is
     /// of the address that it pretends to be.
-    pub(super) fn admit(self: &Arc<Self>, knock: Knock, now: Instant) -> Admission {
+    pub(super) fn admit(self: &Arc<Self>, knock: Knock, now: Instant) -> Screening {
         let Knock { ip, proven, known } = knock;
         let mut used = self.lock();
         let Limits { handshakes_at_once, .. } = self.limits;
@@ -127,7 +127,7 @@ impl Strangers {
             || used.handshakes.all() >= handshakes_at_once.all / 2
             || used.handshakes.of(ip) >= handshakes_at_once.per_address / 2;
         if busy && !proven {
-            return Admission::Prove;
+            return Screening::Prove;
         }
         let Used { rate, handshakes, members_rate, members, .. } = &mut *used;
         let of = if known && proven && members.has_room(ip) && members_rate.take(ip, now) {
@@ -137,9 +137,9 @@ impl Strangers {
             handshakes.take(ip);
             Of::Handshakes
         } else {
-            return Admission::Ignore;
+            return Screening::Ignore;
         };
-        Admission::Begin(Place { strangers: self.clone(), of, ip })
+        Screening::Begin(Place { strangers: self.clone(), of, ip })
     }
 
     /// Gives a stranger at this address a place, if there is one.
@@ -195,9 +195,9 @@ mod tests {
     }
 
     /// Places of those that may begin, out of so many.
-    fn begun(admissions: impl IntoIterator<Item = Admission>) -> Vec<Place> {
-        let begun = |admission| if let Admission::Begin(place) = admission { Some(place) } else { None };
-        admissions.into_iter().filter_map(begun).collect()
+    fn begun(screenings: impl IntoIterator<Item = Screening>) -> Vec<Place> {
+        let begun = |screening| if let Screening::Begin(place) = screening { Some(place) } else { None };
+        screenings.into_iter().filter_map(begun).collect()
     }
 
     #[test]
@@ -207,9 +207,9 @@ mod tests {
         for n in 0..1000_u32 {
             let made_up = Knock { proven: false, ..at((0x0b00_0000 + (n << 8)).to_be_bytes()) };
             match strangers.admit(made_up, now) {
-                Admission::Begin(place) => held.push(place),
-                Admission::Prove => {}
-                Admission::Ignore => panic!("a bucket that is not empty ignores nobody"),
+                Screening::Begin(place) => held.push(place),
+                Screening::Prove => {}
+                Screening::Ignore => panic!("a bucket that is not empty ignores nobody"),
             }
         }
         assert_eq!(held.len(), 24);
@@ -231,7 +231,7 @@ mod tests {
                 drop(strangers.admit(at([10, 0, 0, 66]), now));
             }
         }
-        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Admission::Begin(_)));
+        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Screening::Begin(_)));
     }
 
     #[test]
@@ -244,17 +244,17 @@ mod tests {
             held.extend(begun((1..=8).map(|n| strangers.admit(at([10, 0, 0, n]), now))));
         }
         assert_eq!(held.len(), 27, "the last quarter of a prefix is for addresses that have nothing");
-        assert!(matches!(strangers.admit(at([10, 0, 0, 99]), now), Admission::Begin(_)));
+        assert!(matches!(strangers.admit(at([10, 0, 0, 99]), now), Screening::Begin(_)));
         held.extend(begun((10..=60).map(|n| strangers.admit(at([10, 0, 0, n]), now))));
         assert_eq!(held.len(), Limits::UDP.handshakes_at_once.per_prefix);
-        assert!(matches!(strangers.admit(at([192, 168, 0, 7]), now), Admission::Begin(_)));
+        assert!(matches!(strangers.admit(at([192, 168, 0, 7]), now), Screening::Begin(_)));
 
         // All addresses of an IPv6 network are one prefix.
         let v6 = |n: u16| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n);
         let strangers = Strangers::new(Limits::UDP, now);
         let flood = begun((0..10_000).map(|n| strangers.admit(at(v6(n)), now)));
         assert_eq!(flood.len(), Limits::UDP.handshakes_at_once.per_prefix);
-        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Admission::Begin(_)));
+        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Screening::Begin(_)));
     }
 
     #[test]
@@ -262,10 +262,10 @@ mod tests {
         let (strangers, now) = strangers();
         let flood = begun((0..10_000_u32).map(|n| strangers.admit(at((0x0b00_0000 + (n << 8)).to_be_bytes()), now)));
         assert_eq!(flood.len(), Limits::UDP.handshakes_at_once.all);
-        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Admission::Ignore));
+        assert!(matches!(strangers.admit(at([10, 0, 0, 7]), now), Screening::Ignore));
         // Who only says that it is at a member's address must prove it.
         let said = Knock { proven: false, ..member([10, 0, 0, 7]) };
-        assert!(matches!(strangers.admit(said, now), Admission::Prove));
+        assert!(matches!(strangers.admit(said, now), Screening::Prove));
         let mesh = begun((0..16).map(|n| strangers.admit(member([10, 0, 0, n]), now)));
         assert_eq!(mesh.len(), 16);
     }

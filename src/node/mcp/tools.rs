@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::spec::ServerSpec;
 use super::wire::{Era, Greeted};
-use crate::node::card::{About, Hints, ProviderName, sorted};
+use crate::node::card::{Hints, ProviderName, ToolDescription, sorted};
 use crate::node::provider::Offer;
 use crate::node::schema::InputSchema;
 use crate::text::visible;
@@ -84,7 +84,7 @@ fn one(
     let hint = |name: &str| annotations.get(name).and_then(Value::as_bool);
     let title = [text(tool, "title"), text(&annotations, "title")].into_iter().find(|title| !title.is_empty());
     let input_schema = tool.get("inputSchema").filter(|schema| schema.is_object()).cloned();
-    let about = About {
+    let about = ToolDescription {
         name: name.to_string(),
         title: title.unwrap_or_default(),
         description: text(tool, "description"),
@@ -99,7 +99,7 @@ fn one(
         },
         provider: ProviderName { kind: "mcp".to_owned(), name: spec.name.clone(), version: String::new() },
         timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
-        ..About::default()
+        ..ToolDescription::default()
     };
     // Its version is no part of what is approved: a new one whose tools are the same asks nobody again.
     let _ = &greeted.version;

@@ -6,12 +6,12 @@
 pub(crate) mod accept;
 mod asking;
 mod closed;
-mod closing;
 mod confirming;
 mod deferred;
 mod early;
 mod endings;
 mod history;
+mod inferred;
 mod keys;
 mod ones;
 mod queue;
@@ -39,10 +39,10 @@ use crate::spending::{self, Payer};
 use crate::trust::Trust;
 use asking::Asking;
 use closed::Closed;
-pub(crate) use closing::{InferredEnding, Unrun};
 pub(crate) use confirming::Confirmed;
 use deferred::Deferred;
 use early::Early;
+pub(crate) use inferred::{InferredEnding, Unrun};
 use keys::Keys;
 pub(crate) use keys::{key_id, request_fingerprint};
 use ones::Ones;
@@ -54,7 +54,7 @@ const STORED_TWICE_MAX: usize = 1024;
 /// A call that is over sooner than this is reported with its ending alone: people see no use in the steps between.
 const PROGRESS_AFTER_MS: u64 = 20;
 /// An open call whose TTL has expired, and that is not ours to end, is looked at this often.
-const LOOK_AGAIN_MS: u64 = 5_000;
+const POSTPONED_MS: u64 = 5_000;
 
 #[derive(Debug, Clone)]
 struct Sent {
@@ -88,7 +88,7 @@ struct Open {
     /// When its origin should hear how it stands, if it is still open then.
     tell_at: Option<u64>,
     /// Next look: expiry of ours, or margin over.
-    look_at: u64,
+    due_at: u64,
     basis: Basis,
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct Book {
     /// Open calls that are not with their target, by arrival, with their origins.
     waiting: BTreeMap<PeerId, BTreeMap<u64, (ReqId, PeerId)>>,
     /// Ended and confirmed, but not yet durable here: still to be read from memory.
-    closing: BTreeMap<ReqId, CallRecord>,
+    unsynced: BTreeMap<ReqId, CallRecord>,
     early: Early,
     deferred: Deferred,
     /// Calls that have left the book.
@@ -156,7 +156,7 @@ impl Book {
             keep_ms,
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            closing: BTreeMap::new(),
+            unsynced: BTreeMap::new(),
             early: Early::default(),
             deferred: Deferred::default(),
             closed: Closed::default(),
@@ -204,9 +204,9 @@ impl Book {
             open.released = true;
             open.basis = row.basis;
             if ended {
-                self.agenda.remove(&(open.look_at, id));
-                open.look_at = open.look_again_at(&self.me, self.keep_ms);
-                self.agenda.insert((open.look_at, id));
+                self.agenda.remove(&(open.due_at, id));
+                open.due_at = open.due_once_ended(&self.me, self.keep_ms);
+                self.agenda.insert((open.due_at, id));
                 let bytes = open.drop_bodies();
                 self.shares.add_ended(id, origin, open.arrival, bytes);
             }
@@ -229,8 +229,8 @@ impl Book {
             self.waiting.entry(target).or_default().insert(arrival, (id, origin));
             self.shares.add(&record.header, origin, self.me);
         }
-        let look_at = if deadline > now { deadline } else { now };
-        self.agenda.insert((look_at, id));
+        let due_at = if deadline > now { deadline } else { now };
+        self.agenda.insert((due_at, id));
         let released = origin != self.me;
         self.open.insert(
             id,
@@ -244,18 +244,18 @@ impl Book {
                 given: None,
                 cancel,
                 tell_at: None,
-                look_at,
+                due_at,
                 basis: Basis::Nothing,
             },
         );
     }
 
     pub(crate) fn record(&self, id: &ReqId) -> Option<&CallRecord> {
-        self.open.get(id).map(|open| &open.record).or_else(|| self.closing.get(id))
+        self.open.get(id).map(|open| &open.record).or_else(|| self.unsynced.get(id))
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = &CallRecord> + Clone {
-        self.open.values().map(|open| &open.record).chain(self.closing.values())
+        self.open.values().map(|open| &open.record).chain(self.unsynced.values())
     }
 
     /// Calls that have no ending.
@@ -393,13 +393,13 @@ impl Book {
                 fx.fact(Fact::Warning("signed two calls under one id; the second is refused", entry.author));
             } else if now + left_ms < open.deadline {
                 open.deadline = now + left_ms;
-                self.agenda.remove(&(open.look_at, id));
-                open.look_at = open.deadline;
-                self.agenda.insert((open.look_at, id));
+                self.agenda.remove(&(open.due_at, id));
+                open.due_at = open.deadline;
+                self.agenda.insert((open.due_at, id));
             }
             return false;
         }
-        if self.closing.contains_key(&id) {
+        if self.unsynced.contains_key(&id) {
             return false;
         }
         self.keys.bind(&entry.author, &header, facts, fx);
@@ -438,7 +438,7 @@ impl Book {
             self.apply_outcome(&outcome, facts, fx);
         }
         self.want_arguments(&id, facts, fx);
-        self.look_at(&id);
+        self.redecide_soon(&id);
         if entry.author != self.me {
             self.release(&id, facts, fx);
         }
@@ -492,7 +492,7 @@ impl Book {
             return;
         }
         let Some(open) = self.open.get_mut(&id) else {
-            if !self.closing.contains_key(&id) {
+            if !self.unsynced.contains_key(&id) {
                 self.early.keep_outcome(id, entry, fx);
             }
             return;
@@ -548,7 +548,7 @@ impl Book {
             }
             self.phase(&id, Phase::Queued, outcome.attempt + 1, self.me, "", fx);
             self.save(&id, fx);
-            self.look_at(&id);
+            self.redecide_soon(&id);
             self.pump_one(&id, facts, fx);
         } else {
             self.conclude(&id, was_open, lingers, outcome.attempt, facts.trust, fx);
@@ -580,17 +580,17 @@ impl Book {
         if confirmed && !lingers {
             if let Some(open) = self.open.remove(id) {
                 self.shares.remove_ended(*id, origin, open.arrival);
-                self.agenda.remove(&(open.look_at, *id));
+                self.agenda.remove(&(open.due_at, *id));
                 fx.delete(rows::open_call(id));
                 self.closed.put(id, &open.record, fx);
-                self.closing.insert(*id, open.record);
+                self.unsynced.insert(*id, open.record);
             }
         } else {
             // The target may still come and say otherwise; the books are closed without it after a while.
             if let Some(open) = self.open.get_mut(id) {
-                self.agenda.remove(&(open.look_at, *id));
-                open.look_at = open.look_again_at(&self.me, self.keep_ms);
-                self.agenda.insert((open.look_at, *id));
+                self.agenda.remove(&(open.due_at, *id));
+                open.due_at = open.due_once_ended(&self.me, self.keep_ms);
+                self.agenda.insert((open.due_at, *id));
                 let bytes = open.drop_bodies();
                 let over = self.shares.add_ended(*id, origin, open.arrival, bytes);
                 self.save(id, fx);
@@ -613,7 +613,7 @@ impl Book {
         }
         fx.fact(Fact::CallEnded(*id));
         if confirmed {
-            self.closing.remove(id);
+            self.unsynced.remove(id);
         }
     }
 
@@ -645,7 +645,7 @@ impl Book {
         if attempt <= ATTEMPTS_MAX {
             self.phase(&id, state, attempt, from, note, fx);
             if state == Phase::Asking {
-                self.look_at(&id);
+                self.redecide_soon(&id);
             }
         }
     }
@@ -680,10 +680,10 @@ impl Book {
             let Some(open) = self.open.get_mut(&id) else { continue };
             if open.ended() {
                 let kept_until = open.deadline.saturating_add(self.keep_ms);
-                if open.look_at <= now && now < kept_until {
-                    open.look_at = kept_until;
+                if open.due_at <= now && now < kept_until {
+                    open.due_at = kept_until;
                     self.agenda.insert((kept_until, id));
-                } else if open.look_at <= now {
+                } else if open.due_at <= now {
                     self.close(&id, fx);
                 }
                 continue;
@@ -691,15 +691,15 @@ impl Book {
             let twice = if fx.enforces(ProtocolRule::ExpiryMargin) { 2 } else { 0 };
             let margin = open.deadline + twice * limits::epsilon_ms(open.record.header.ttl_ms);
             if now < open.deadline {
-                open.look_at = open.deadline;
-                self.agenda.insert((open.look_at, id));
+                open.due_at = open.deadline;
+                self.agenda.insert((open.due_at, id));
                 let due = open.sent.as_ref().is_none_or(|sent| sent.again_at <= now);
                 let (target, origin) = (open.record.header.target, open.record.origin);
                 if due && (open.sent.is_some() || self.sessions.has_credit(&target, &origin, facts)) {
                     self.dispatch(&id, true, facts, fx);
                 }
             } else if now < margin {
-                open.look_at = margin;
+                open.due_at = margin;
                 self.agenda.insert((margin, id));
             } else if open.record.origin != self.me
                 && now >= open.deadline.saturating_add(self.keep_ms)
@@ -708,12 +708,12 @@ impl Book {
                 self.forget(&id, fx);
             } else if open.record.header.target == self.me {
                 // Ours to end, once its run is over or its origin may have more here again.
-                self.look_again(&id, now);
+                self.postpone(&id, now);
             } else {
-                let overdue = closing::overdue(&self.me, open, self.asking.asked(&id), now, facts);
+                let overdue = inferred::overdue(&self.me, open, self.asking.asked(&id), now, facts);
                 if overdue.is_none() {
                     self.give_up_attempt(&id, facts.trust, fx);
-                    self.look_again(&id, now);
+                    self.postpone(&id, now);
                 }
                 inferred.extend(overdue);
             }
@@ -725,10 +725,10 @@ impl Book {
     /// attempt was due leaves no record: how that ended, nobody has told.
     fn close(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
         let Some(open) = self.open.remove(id) else { return };
-        self.agenda.remove(&(open.look_at, *id));
+        self.agenda.remove(&(open.due_at, *id));
         self.shares.remove_ended(*id, open.record.origin, open.arrival);
         fx.delete(rows::open_call(id));
-        if closing::is_given_up(&self.me, &open.record) {
+        if inferred::is_given_up(&self.me, &open.record) {
             fx.delete(rows::call_by_time(open.record.listed_ms(), id));
         } else {
             self.closed.put(id, &open.record, fx);
@@ -763,28 +763,28 @@ impl Book {
         self.unsend(id, &target);
         self.stop_waiting(id);
         let Some(open) = self.open.remove(id) else { return };
-        self.agenda.remove(&(open.look_at, *id));
+        self.agenda.remove(&(open.due_at, *id));
         self.shares.remove(&open.record.header, open.record.origin, self.me);
         fx.delete(rows::open_call(id));
         fx.delete(rows::call_by_time(open.record.listed_ms(), id));
     }
 
     /// Somebody else has to end it, or its run may still end: it is looked at again.
-    fn look_again(&mut self, id: &ReqId, now: u64) {
+    fn postpone(&mut self, id: &ReqId, now: u64) {
         if let Some(open) = self.open.get_mut(id).filter(|open| !open.ended()) {
-            open.look_at = now + LOOK_AGAIN_MS;
-            self.agenda.insert((open.look_at, *id));
+            open.due_at = now + POSTPONED_MS;
+            self.agenda.insert((open.due_at, *id));
         }
     }
 
     /// Open calls for a peer that does not belong any more, or whose store started anew.
     pub(crate) fn undeliverable(&self, facts: &Facts<'_>) -> Vec<InferredEnding> {
-        self.unended().filter_map(|record| closing::undeliverable(&self.me, record, facts)).collect()
+        self.unended().filter_map(|record| inferred::undeliverable(&self.me, record, facts)).collect()
     }
 
     /// Open calls of ours for others, once this peer is excluded.
     pub(crate) fn abandoned(&self) -> Vec<InferredEnding> {
-        self.unended().filter_map(|record| closing::abandoned(&self.me, record)).collect()
+        self.unended().filter_map(|record| inferred::abandoned(&self.me, record)).collect()
     }
 
     /// Open calls for ourselves of devices that do not belong any more.
@@ -799,8 +799,8 @@ impl Book {
     /// `is_run`: whether our executor has a call, and ends it.
     pub(crate) fn free_strangers(&mut self, is_run: impl Fn(&ReqId) -> bool, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         let me = self.me;
-        self.give_up(|record| closing::of_stranger(&me, record, &is_run, facts), facts.trust, fx);
-        self.closed.look_soon(fx.now.mono_ms);
+        self.give_up(|record| inferred::of_stranger(&me, record, &is_run, facts), facts.trust, fx);
+        self.closed.check_soon(fx.now.mono_ms);
         self.close_ended_of_excluded(facts, fx);
         self.deferred.forget(|origin| facts.trust.is_excluded(origin));
     }
@@ -808,7 +808,7 @@ impl Book {
     /// Closes, in our own book alone, what was meant for another incarnation of this device.
     pub(crate) fn close_calls_of_former_incarnations(&mut self, own: Incarnation, trust: &Trust, fx: &mut Effects<'_>) {
         let me = self.me;
-        self.give_up(|record| closing::of_former_incarnation(&me, own, record), trust, fx);
+        self.give_up(|record| inferred::of_former_incarnation(&me, own, record), trust, fx);
     }
 
     /// Ends open calls in our own book alone, each for a reason. Its target's own outcome takes the place of such an ending.
@@ -819,7 +819,7 @@ impl Book {
             let Some(open) = self.open.get_mut(&id) else { continue };
             let (target, attempt) = (open.record.header.target, open.record.attempt);
             reason.clone_into(&mut open.record.reason);
-            let row = closing::given_up(self.me, attempt, reason, fx.now.wall_ms);
+            let row = inferred::given_up(self.me, attempt, reason, fx.now.wall_ms);
             self.unsend(&id, &target);
             self.note(&id, row, fx);
             self.conclude(&id, true, false, attempt, trust, fx);
@@ -839,7 +839,7 @@ impl Book {
     pub(crate) fn depart(&mut self, fx: &mut Effects<'_>) {
         for (id, mut open) in std::mem::take(&mut self.open) {
             if !open.ended() {
-                let row = closing::given_up(self.me, open.record.attempt, closing::LEFT, fx.now.wall_ms);
+                let row = inferred::given_up(self.me, open.record.attempt, inferred::LEFT, fx.now.wall_ms);
                 open.record.state = row.state;
                 open.record.reason.clone_from(&row.reason);
                 open.record.history.push(row);

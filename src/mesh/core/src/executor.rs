@@ -76,7 +76,7 @@ struct Running {
 }
 
 /// A dispatch that has passed the checks of link, epoch and membership.
-pub(crate) struct Offer {
+pub(crate) struct Screened {
     pub(crate) gateway: PeerId,
     pub(crate) header: Arc<Header>,
     pub(crate) origin: PeerId,
@@ -199,12 +199,17 @@ impl Executor {
         self.forgotten.get(&id.series()).is_some_and(|mark| id.counter() <= *mark)
     }
 
-    /// Checks an offer and takes it, or answers why not. The order of the checks is that of `docs/protocol.md`, Target
+    /// Checks a dispatch and takes it, or answers why not. The order of the checks is that of `docs/protocol.md`, Target
     /// journal.
-    pub(crate) fn handle_offer(&mut self, offer: Offer, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Option<Finished> {
-        let (id, attempt) = (offer.header.id, offer.attempt);
+    pub(crate) fn handle_screened(
+        &mut self,
+        screened: Screened,
+        facts: &Facts<'_>,
+        fx: &mut Effects<'_>,
+    ) -> Option<Finished> {
+        let (id, attempt) = (screened.header.id, screened.attempt);
         let answer = |what, fx: &mut Effects<'_>| {
-            fx.send(offer.gateway, Frame::Answer(Answer { id, attempt, what }));
+            fx.send(screened.gateway, Frame::Answer(Answer { id, attempt, what }));
         };
         if self.is_forgotten(&id) && fx.enforces(ProtocolRule::MarkChecked) {
             answer(AnswerKind::Rejected("too old: its TTL expired long ago".to_owned()), fx);
@@ -219,18 +224,18 @@ impl Executor {
             match row.state {
                 Journaled::Started => {
                     let what = AnswerKind::Running { note: String::new() };
-                    fx.send(offer.gateway, Frame::Answer(Answer { id, attempt: known, what }));
+                    fx.send(screened.gateway, Frame::Answer(Answer { id, attempt: known, what }));
                 }
-                Journaled::Ended(_) => self.tell(id, known, offer.gateway, facts.trust, fx),
+                Journaled::Ended(_) => self.tell(id, known, screened.gateway, facts.trust, fx),
             }
             return None;
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.id == id) {
-            waiting.deadline = waiting.deadline.min(fx.now.mono_ms + offer.left_ms);
+            waiting.deadline = waiting.deadline.min(fx.now.mono_ms + screened.left_ms);
             answer(waiting.answer(fx), fx);
             return None;
         }
-        if attempt > 1 && offer.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
+        if attempt > 1 && screened.header.effect == Effect::Once && fx.enforces(ProtocolRule::OnceIsOnce) {
             // No gateway may decide this for us (`docs/protocol.md`, Calls).
             answer(AnswerKind::Rejected("this call may run only once".to_owned()), fx);
             return None;
@@ -242,15 +247,15 @@ impl Executor {
                 return None;
             }
         }
-        let header = offer.header;
-        if let Some(why) = self.refuses(&offer.origin, facts, fx) {
+        let header = screened.header;
+        if let Some(why) = self.refuses(&screened.origin, facts, fx) {
             answer(why, fx);
             return None;
         }
-        if offer.spent || self.has_another_one(&id, &offer.origin, facts.trust) {
+        if screened.spent || self.has_another_one(&id, &screened.origin, facts.trust) {
             return Some(self.finish(id, attempt, Ending::Denied, &rule_words::beyond_its_one(), Some(header), fx));
         }
-        match facts.rights.rule(&header, (offer.origin, offer.entry), (facts.logs, facts.trust), fx.rules) {
+        match facts.rights.rule(&header, (screened.origin, screened.entry), (facts.logs, facts.trust), fx.rules) {
             Ruling::No { why, .. } if fx.enforces(ProtocolRule::PolicyAtTarget) => {
                 return Some(self.finish(id, attempt, Ending::Denied, &why, Some(header), fx));
             }
@@ -264,13 +269,13 @@ impl Executor {
             }
             Ruling::Go { .. } | Ruling::Ask(_) | Ruling::No { .. } => {}
         }
-        if let Some(finished) = self.repeats(&header, &offer.origin, attempt, facts.trust, fx) {
+        if let Some(finished) = self.repeats(&header, &screened.origin, attempt, facts.trust, fx) {
             return Some(finished);
         }
-        if let Some(cancel) = offer.cancel {
+        if let Some(cancel) = screened.cancel {
             return Some(self.finish_unrun(&header, attempt, &cancel, fx));
         }
-        if offer.left_ms == 0 {
+        if screened.left_ms == 0 {
             let reason = "its TTL expired before it reached the node";
             return Some(self.finish(id, attempt, Ending::Expired, reason, Some(header), fx));
         }
@@ -282,14 +287,15 @@ impl Executor {
         if let Payload::Blob { hash, len } = header.arguments
             && !self.blobs.contains(&hash)
         {
-            if self.lacking_of(&offer.origin) >= limits::ARGUMENTS_LACKING_MAX && fx.enforces(ProtocolRule::PlaceShare)
+            if self.lacking_of(&screened.origin) >= limits::ARGUMENTS_LACKING_MAX
+                && fx.enforces(ProtocolRule::PlaceShare)
             {
                 answer(AnswerKind::Lacking, fx);
                 return None;
             }
             missing = Some(hash);
-            fx.out.push(Output::Fetch { hash, len, from: vec![offer.origin, offer.gateway] });
-        } else if !self.may_wait(&offer.origin, facts, fx) {
+            fx.out.push(Output::Fetch { hash, len, from: vec![screened.origin, screened.gateway] });
+        } else if !self.may_wait(&screened.origin, facts, fx) {
             answer(AnswerKind::Busy, fx);
             return None;
         }
@@ -297,9 +303,9 @@ impl Executor {
             id,
             attempt,
             header,
-            origin: offer.origin,
-            entry: offer.entry,
-            deadline: fx.now.mono_ms + offer.left_ms,
+            origin: screened.origin,
+            entry: screened.entry,
+            deadline: fx.now.mono_ms + screened.left_ms,
             missing,
             fetch_at: u64::MAX,
         });

@@ -87,7 +87,7 @@ pub const CONSENTS_PER_OWNER_MAX: usize = 128;
 /// The same of one who is no owner.
 pub const CONSENTS_PER_GUEST_MAX: usize = 16;
 /// Open calls that are decided anew in one step, when something about rights changes.
-pub const LOOKED_AT_PER_STEP_MAX: usize = 1_000;
+pub const REDECIDED_PER_STEP_MAX: usize = 1_000;
 /// Logs that one statement about rights, or a call, says it knew.
 pub const MARK_MAX: usize = 64;
 /// Bytes of all truncations of owners that are held ahead of their logs; as many again of others.

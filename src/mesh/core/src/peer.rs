@@ -27,7 +27,7 @@ use crate::effects::{Effects, Then};
 use crate::election::Election;
 use crate::entry::{Kind, SignedEntry};
 use crate::epoch::{Claim, Epoch, Fence};
-use crate::executor::{Executor, Offer, screen};
+use crate::executor::{Executor, Screened, screen};
 use crate::facts::Local;
 use crate::frame::{Answer, AnswerKind, Dispatch, EntryItem, Frame};
 use crate::ids::{Attempt, Hash, Incarnation, PeerId, PublicKey, ReqId};
@@ -135,7 +135,7 @@ const TIMERS: &[Timer] = &[
     Timer { due: |peer| peer.incarnations.poll_timeout(), fire: Peer::time_checkpoint },
     Timer { due: |peer| peer.upkeep.reattestation.poll_timeout(), fire: Peer::time_reattestation },
     Timer { due: |peer| peer.rights.answers_timeout(), fire: |peer, fx| peer.rights.handle_timeout(fx) },
-    Timer { due: |peer| peer.book.look_timeout(), fire: |_, _| {} },
+    Timer { due: |peer| peer.book.redecide_timeout(), fire: |_, _| {} },
     Timer { due: |peer| peer.book.deferred_timeout(), fire: Peer::time_deferred },
     Timer { due: |peer| peer.book.closed.poll_timeout(), fire: Peer::time_closed },
     Timer { due: |peer| peer.executor.poll_timeout(), fire: Peer::time_executor },
@@ -328,16 +328,16 @@ impl Peer {
     }
 
     /// Decides anew on all calls that wait: what is said about rights has changed, or what devices offer.
-    fn look_again(&mut self, fx: &mut Effects<'_>) {
-        let looked = self.book.look(&facts!(self), fx);
-        self.write_all_inferred(looked.denied, fx);
-        for (unrun, why) in looked.denied_here {
+    fn redecide(&mut self, fx: &mut Effects<'_>) {
+        let redecided = self.book.redecide(&facts!(self), fx);
+        self.write_all_inferred(redecided.denied, fx);
+        for (unrun, why) in redecided.denied_here {
             let finished = self.executor.deny(unrun, &why, &facts!(self), fx);
             self.finish(finished, fx);
         }
-        looked.asking_here.iter().for_each(|id| self.executor.park(id, &facts!(self), fx));
+        redecided.asking_here.iter().for_each(|id| self.executor.park(id, &facts!(self), fx));
         self.executor.stop_excluded(&facts!(self), fx);
-        if looked.frees {
+        if redecided.frees {
             self.book.pump_all(&facts!(self), fx);
         }
     }
@@ -372,10 +372,10 @@ impl Peer {
             self.refresh_devices();
         }
         if self.rights.take_changed() && fx.enforces(ProtocolRule::Redecide) {
-            self.book.look_at_all();
+            self.book.redecide_all();
         }
-        if self.book.look_timeout().is_some() {
-            self.look_again(&mut fx);
+        if self.book.redecide_timeout().is_some() {
+            self.redecide(&mut fx);
             self.settle(&mut fx);
         }
         self.end_stays(&mut fx);
@@ -770,7 +770,7 @@ impl Peer {
             // The gateway is a node too; its session is no stream.
             self.book.handle_node_up(self.local.me, 0, &facts!(self), fx);
             self.end_undeliverable(fx);
-            self.book.look_at_all();
+            self.book.redecide_all();
             self.tell_presence(fx);
         }
         self.note_presence(fx);
@@ -811,8 +811,8 @@ impl Peer {
         let left_ms = dispatch.left_ms.min(header.ttl_ms).min(known_ms);
         let (cancel, entry) = (self.book.is_cancelled(&id).cloned(), dispatch.header.hash);
         let spent = self.book.is_spent(&id, &place.author, &self.trust);
-        let offer = Offer { gateway: from, header, origin: place.author, entry, attempt, left_ms, cancel, spent };
-        let finished = self.executor.handle_offer(offer, &facts!(self), fx);
+        let screened = Screened { gateway: from, header, origin: place.author, entry, attempt, left_ms, cancel, spent };
+        let finished = self.executor.handle_screened(screened, &facts!(self), fx);
         self.finish(finished, fx);
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Book, InferredEnding, Open, PROGRESS_AFTER_MS, Unrun, closing};
+use super::{Book, InferredEnding, Open, PROGRESS_AFTER_MS, Unrun, inferred};
 use crate::audience::Audience;
 use crate::effects::Effects;
 use crate::facts::Facts;
@@ -34,7 +34,7 @@ pub(super) struct Asking {
 
 /// All that a look at calls has found.
 #[derive(Debug, Default)]
-pub(crate) struct Looked {
+pub(crate) struct Redecided {
     /// Calls that are denied, to be said for all.
     pub(crate) denied: Vec<InferredEnding>,
     /// Calls for ourselves that are denied, and why.
@@ -61,7 +61,7 @@ impl Asking {
         let mut taken: Vec<(ReqId, bool)> = std::mem::take(&mut self.soon).into_iter().map(|id| (id, false)).collect();
         let Some(next) = self.next.take() else { return taken };
         let mut rest = open.range(next..);
-        taken.extend(rest.by_ref().take(limits::LOOKED_AT_PER_STEP_MAX).map(|(id, _)| (*id, true)));
+        taken.extend(rest.by_ref().take(limits::REDECIDED_PER_STEP_MAX).map(|(id, _)| (*id, true)));
         self.next = rest.next().map(|(id, _)| *id);
         if self.next.is_none() && std::mem::take(&mut self.again) {
             self.next = Some(ReqId([0; 16]));
@@ -84,29 +84,29 @@ impl Open {
 }
 
 impl Book {
-    /// Something about rights has changed: all that waits is looked at again, [`limits::LOOKED_AT_PER_STEP_MAX`] calls in
+    /// Something about rights has changed: all that waits is looked at again, [`limits::REDECIDED_PER_STEP_MAX`] calls in
     /// a step.
-    pub(crate) fn look_at_all(&mut self) {
+    pub(crate) fn redecide_all(&mut self) {
         self.asking.again = self.asking.next.is_some();
         self.asking.next.get_or_insert(ReqId([0; 16]));
     }
 
     /// One call is to be looked at in this step.
-    pub(crate) fn look_at(&mut self, id: &ReqId) {
+    pub(crate) fn redecide_soon(&mut self, id: &ReqId) {
         self.asking.soon.insert(*id);
     }
 
-    /// When [`Self::look`] is due.
-    pub(crate) fn look_timeout(&self) -> Option<u64> {
+    /// When [`Self::redecide`] is due.
+    pub(crate) fn redecide_timeout(&self) -> Option<u64> {
         let due = self.asking.next.is_some() || !self.asking.soon.is_empty();
         due.then_some(0)
     }
 
     /// Decides anew on calls that wait: what asks leaves the queue, what may go comes back.
-    pub(crate) fn look(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Looked {
-        let mut looked = Looked::default();
+    pub(crate) fn redecide(&mut self, facts: &Facts<'_>, fx: &mut Effects<'_>) -> Redecided {
+        let mut redecided = Redecided::default();
         for (id, by_change) in self.asking.take(&self.open) {
-            looked.frees |= by_change;
+            redecided.frees |= by_change;
             let Some(open) = self.open.get(&id) else { continue };
             let Some(mut ruling) = open.ruling(facts, fx) else { continue };
             if self.is_beyond_its_one(&id, &open.record.origin, facts) {
@@ -116,25 +116,25 @@ impl Book {
             match ruling {
                 Ruling::Ask(asked) => {
                     if mine {
-                        looked.asking_here.push(id);
+                        redecided.asking_here.push(id);
                     }
                     self.park(&id, asked, facts, fx);
                 }
                 Ruling::No { why, of_target } => {
                     // A gateway sends itself nothing that it holds back: it says so as the target that it is.
                     if mine && (by_change || facts.leads() && !of_target) {
-                        looked.denied_here.push((Unrun::of(&open.record), why));
+                        redecided.denied_here.push((Unrun::of(&open.record), why));
                     } else if !of_target {
-                        looked.denied.extend(closing::denied(&self.me, &open.record, &why, facts, fx.rules));
+                        redecided.denied.extend(inferred::denied(&self.me, &open.record, &why, facts, fx.rules));
                     }
                 }
                 Ruling::Go { consents } => {
-                    looked.frees |= self.unpark(&id, &facts.rights.said_yes(&consents), facts, fx);
+                    redecided.frees |= self.unpark(&id, &facts.rights.said_yes(&consents), facts, fx);
                 }
                 Ruling::Behind | Ruling::Untagged { .. } => {}
             }
         }
-        looked
+        redecided
     }
 
     /// A call asks: it leaves the queue. One that is with its target is that one's to hold.
@@ -181,7 +181,7 @@ impl Book {
     pub(super) fn handle_asking(&mut self, id: &ReqId, from: PeerId, facts: &Facts<'_>, fx: &mut Effects<'_>) {
         self.unsend(id, &from);
         self.agenda.insert((fx.now.mono_ms + facts.config().resend_min_ms, *id));
-        self.look_at(id);
+        self.redecide_soon(id);
         let Some(open) = self.open.get(id) else { return };
         let (origin, attempt) = (open.record.origin, open.record.attempt);
         self.phase(id, Phase::Asking, attempt, from, TARGET_ASKS, fx);

@@ -16,7 +16,7 @@ use crate::protocol_rule::ProtocolRule;
 use crate::rows::{self, Row as _};
 
 /// Between a call that is closed, or a change of tiers, and the look whether that is too much.
-const LOOK_AFTER_MS: u64 = 1_000;
+const CHECK_AFTER_MS: u64 = 1_000;
 /// Between two steps of deleting.
 const GO_ON_MS: u64 = 20;
 /// Calls of who is gone that are closed in one step.
@@ -38,7 +38,7 @@ pub(crate) struct Closed {
     accounts: BTreeMap<PeerId, Account>,
     /// The origin whose rows were asked for.
     reading: Option<PeerId>,
-    look_at: Option<u64>,
+    due_at: Option<u64>,
 }
 
 impl Closed {
@@ -48,7 +48,7 @@ impl Closed {
             && let Some(held) = Amount::from_bytes(value)
         {
             self.accounts.insert(origin, Account { held, saved: held, after: None });
-            self.look_at = Some(now);
+            self.due_at = Some(now);
         }
     }
 
@@ -59,7 +59,7 @@ impl Closed {
             let bytes = row.value.as_ref().map_or(0, Bytes::len) as u64;
             self.accounts.entry(record.origin).or_default().held.add(Amount::one(bytes));
             self.save(&record.origin, fx);
-            self.look_at.get_or_insert(fx.now.mono_ms + LOOK_AFTER_MS);
+            self.due_at.get_or_insert(fx.now.mono_ms + CHECK_AFTER_MS);
         }
         fx.writes.push(row);
     }
@@ -78,14 +78,14 @@ impl Closed {
     }
 
     /// Tiers have changed.
-    pub(crate) fn look_soon(&mut self, now: u64) {
+    pub(crate) fn check_soon(&mut self, now: u64) {
         if !self.accounts.is_empty() {
-            self.look_at.get_or_insert(now + LOOK_AFTER_MS);
+            self.due_at.get_or_insert(now + CHECK_AFTER_MS);
         }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        self.look_at.filter(|_| self.reading.is_none())
+        self.due_at.filter(|_| self.reading.is_none())
     }
 
     /// Reads the oldest rows of an origin that is over its budget.
@@ -93,7 +93,7 @@ impl Closed {
         if self.poll_timeout().is_none_or(|at| fx.now.mono_ms < at) {
             return;
         }
-        self.look_at = None;
+        self.due_at = None;
         let over = self.accounts.iter().find(|(origin, account)| !is_within(account.held, limit(origin, facts)));
         let Some((origin, account)) = over.filter(|_| fx.enforces(ProtocolRule::ClosedBudget)) else { return };
         self.reading = Some(*origin);
@@ -111,7 +111,7 @@ impl Closed {
         fx: &mut Effects<'_>,
     ) {
         let Some(origin) = self.reading.take() else { return };
-        self.look_at = Some(fx.now.mono_ms + GO_ON_MS);
+        self.due_at = Some(fx.now.mono_ms + GO_ON_MS);
         let Some(account) = self.accounts.get_mut(&origin) else { return };
         let limit = limit(&origin, facts);
         let calm = Amount { entries: limit.entries - limit.entries / 8, bytes: limit.bytes - limit.bytes / 8 };
@@ -165,7 +165,7 @@ impl Book {
             self.close(id, fx);
         }
         if over.len() > CLOSED_PER_STEP {
-            self.closed.look_at = Some(fx.now.mono_ms + GO_ON_MS);
+            self.closed.due_at = Some(fx.now.mono_ms + GO_ON_MS);
         }
     }
 }

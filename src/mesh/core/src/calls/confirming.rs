@@ -23,7 +23,7 @@ impl Open {
 
     /// When a call that has ended is looked at again: the books keep it for `keep_ms` after its time, in case that its
     /// target says otherwise; one for `me` that others gave up is ours to confirm.
-    pub(super) fn look_again_at(&self, me: &PeerId, keep_ms: u64) -> u64 {
+    pub(super) fn due_once_ended(&self, me: &PeerId, keep_ms: u64) -> u64 {
         let ours_to_confirm = self.record.header.target == *me && !self.record.confirmed;
         match (ours_to_confirm, self.is_denied()) {
             (true, true) => 0,

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::log::Logs;
 
 /// Between two looks whether there is room.
-const LOOK_EVERY_MS: u64 = 1_000;
+const CHECK_EVERY_MS: u64 = 1_000;
 /// Headers that are read at once.
 const READ_MAX: usize = 64;
 
@@ -36,7 +36,7 @@ impl Deferred {
             return;
         }
         if self.waiting.is_empty() {
-            self.next_ms = now + LOOK_EVERY_MS;
+            self.next_ms = now + CHECK_EVERY_MS;
         }
         if self.waiting.insert(place, now + left_ms).is_none() {
             *self.of_author.entry(place.author).or_default() += 1;
@@ -67,7 +67,7 @@ impl Deferred {
     /// Once it is due: reads as many of each origin as it has room for.
     pub(super) fn handle_timeout(&mut self, mut rooms: BTreeMap<PeerId, u64>, logs: &Logs, fx: &mut Effects<'_>) {
         let now = fx.now.mono_ms;
-        self.next_ms = now + LOOK_EVERY_MS;
+        self.next_ms = now + CHECK_EVERY_MS;
         self.retain(|place, until| until > now && !logs.is_dropped((place.author, place.incarnation), place.seq));
         let mut has_room = |place: &&Place| {
             let room = rooms.get_mut(&place.author);

@@ -1,4 +1,4 @@
-//! Checks of a dispatch before it becomes an offer to the executor: whether this device is halted, whether the header is
+//! Checks of a dispatch before it reaches the executor: whether this device is halted, whether the header is
 //! for it, and whether the origin belongs and is the only one with its key. `Peer::handle_dispatch` checks link and
 //! epoch before.
 

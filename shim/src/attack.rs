@@ -3,13 +3,14 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, setsid, test_kill_process};
 
 use crate::confine::landlock_version;
@@ -28,13 +29,14 @@ pub fn entry(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(word) = args.next() else { return ExitCode::FAILURE };
     let args: Vec<String> = args.filter_map(|arg| arg.into_string().ok()).collect();
     match (word.to_str(), args.as_slice()) {
-        (Some("all"), [home, key, agent, socket, port, processes]) => {
+        (Some("all"), [home, key, agent, socket, port, processes, memory]) => {
             for (name, through) in [
                 ("key", reads(Path::new(key))),
                 ("signal", signals(agent)),
                 ("socket", UnixStream::connect(socket).is_ok()),
                 ("tcp", connects(port)),
                 ("processes", multiplies(processes)),
+                ("memory", swells(memory)),
             ] {
                 if through {
                     println!("{name}");
@@ -71,6 +73,15 @@ fn signals(agent: &str) -> bool {
 
 fn connects(port: &str) -> bool {
     port.parse().is_ok_and(|port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok())
+}
+
+/// Holds more memory than it may, in a file that is on no disk: a limit of private memory does not count it.
+fn swells(may: &str) -> bool {
+    let may: usize = may.parse().unwrap_or_default();
+    let Ok(file) = memfd_create("swells", MemfdFlags::CLOEXEC) else { return false };
+    let mut file = File::from(file);
+    let piece = vec![1; 1 << 20];
+    (0..=may >> 20).all(|_| file.write_all(&piece).is_ok())
 }
 
 /// Starts more processes than it may.

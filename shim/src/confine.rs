@@ -84,7 +84,7 @@ pub(crate) fn confine(go: &Go, rules: Option<RulesetCreated>) -> Result<(), Why>
         }
     }
     set_no_new_privs(true).map_err(|errno| format!("no new privileges: {errno}"))?;
-    seccompiler::apply_filter(&filter(go.network, go.unix_sockets))
+    seccompiler::apply_filter(&filter(go.network, go.unix_sockets, go.level == Level::Isolated))
         .map_err(|error| format!("the filter of calls: {error}"))
 }
 

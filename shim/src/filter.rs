@@ -131,8 +131,22 @@ const REFUSED_HERE: &[c_long] = &[
     294, // kexec_file_load
 ];
 
-/// The filter for a tool with this network.
-pub(crate) fn filter(network: Network, unix_sockets: bool) -> Vec<sock_filter> {
+/// Calls about a process whose number is their first argument. Of zero they are about the caller.
+const OF_ANOTHER: &[c_long] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setaffinity,
+];
+/// The same, where the first says what the second is: zero, or that of a process.
+const OF_SOME_OTHER: &[(c_long, c_uint)] = &[(libc::SYS_setpriority, 0), (libc::SYS_ioprio_set, 1)];
+/// What stays in the kernel when its process is gone, and is found by others.
+const SHARED: &[c_long] = &[libc::SYS_shmget, libc::SYS_msgget, libc::SYS_semget];
+
+/// The filter for a tool with this network. `own_world`: it has processes and shared memory of its own, so that it reaches none of
+/// others.
+pub(crate) fn filter(network: Network, unix_sockets: bool, own_world: bool) -> Vec<sock_filter> {
     let mut to = Vec::with_capacity(2 * REFUSED.len() + 64);
     to.extend([
         op(LOAD, MACHINE),
@@ -156,6 +170,26 @@ pub(crate) fn filter(network: Network, unix_sockets: bool) -> Vec<sock_filter> {
         libc::SYS_clone,
         &[op(LOAD, FIRST), jump(IF_ANY_BIT, NEW_NAMESPACE, 0, 1), op(ANSWER, REFUSE), op(ANSWER, ALLOW)],
     );
+    if !own_world {
+        // Of the same user, which is the agent's where that is not root.
+        for call in OF_ANOTHER {
+            on(&mut to, *call, &[op(LOAD, FIRST), jump(IF_EQUAL, 0, 1, 0), op(ANSWER, REFUSE), op(ANSWER, ALLOW)]);
+        }
+        for (call, process) in OF_SOME_OTHER {
+            let itself = [
+                op(LOAD, FIRST),
+                jump(IF_EQUAL, *process, 0, 2),
+                op(LOAD, SECOND),
+                jump(IF_EQUAL, 0, 1, 0),
+                op(ANSWER, REFUSE),
+                op(ANSWER, ALLOW),
+            ];
+            on(&mut to, *call, &itself);
+        }
+        for call in SHARED {
+            to.extend([jump(IF_EQUAL, number(*call), 0, 1), op(ANSWER, REFUSE)]);
+        }
+    }
     // Input for a terminal as if it was typed there.
     on(
         &mut to,
@@ -252,7 +286,7 @@ mod tests {
     fn answers_are_those_that_are_meant() {
         let inet = [libc::AF_INET as u32, libc::SOCK_STREAM as u32];
         let unix = |kind: i32| [libc::AF_UNIX as u32, (kind | libc::SOCK_CLOEXEC).cast_unsigned()];
-        let none = filter(Network::None, false);
+        let none = filter(Network::None, false, true);
         let here = |call, args| ask(&none, THIS_MACHINE, call, args);
         assert_eq!(ask(&none, THIS_MACHINE ^ 1, libc::SYS_read, [0; 2]), KILL);
         assert_eq!(here(libc::SYS_read, [0; 2]), ALLOW);
@@ -276,10 +310,26 @@ mod tests {
         assert_eq!(here(libc::SYS_socketpair, unix(libc::SOCK_SEQPACKET)), ALLOW);
         assert_eq!(here(libc::SYS_socketpair, unix(libc::SOCK_DGRAM)), REFUSE);
         assert_eq!(here(libc::SYS_socketpair, inet), REFUSE);
-        let host = filter(Network::Host, false);
+        let beside = filter(Network::None, false, false);
+        let there = |call, args| ask(&beside, THIS_MACHINE, call, args);
+        for call in OF_ANOTHER {
+            assert_eq!(
+                (there(*call, [0, 9]), there(*call, [7, 0]), here(*call, [7, 0])),
+                (ALLOW, REFUSE, ALLOW),
+                "{call}"
+            );
+        }
+        for (call, process) in OF_SOME_OTHER {
+            assert_eq!((there(*call, [*process, 0]), there(*call, [*process, 7])), (ALLOW, REFUSE), "{call}");
+            assert_eq!((there(*call, [process + 1, 0]), here(*call, [*process, 7])), (REFUSE, ALLOW), "{call}");
+        }
+        for call in SHARED {
+            assert_eq!((there(*call, [0; 2]), here(*call, [0; 2])), (REFUSE, ALLOW), "{call}");
+        }
+        let host = filter(Network::Host, false, true);
         assert_eq!(ask(&host, THIS_MACHINE, libc::SYS_socket, inet), ALLOW);
         assert_eq!(ask(&host, THIS_MACHINE, libc::SYS_socket, unix(libc::SOCK_STREAM)), REFUSE);
-        let services = filter(Network::None, true);
+        let services = filter(Network::None, true, true);
         assert_eq!(ask(&services, THIS_MACHINE, libc::SYS_socket, unix(libc::SOCK_DGRAM)), ALLOW);
         assert_eq!(ask(&services, THIS_MACHINE, libc::SYS_socketpair, unix(libc::SOCK_DGRAM)), ALLOW);
         assert_eq!(ask(&services, THIS_MACHINE, libc::SYS_socket, inet), REFUSE);

@@ -2,7 +2,6 @@
 //! branch off.
 
 use std::convert::Infallible;
-use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -93,7 +92,7 @@ fn close_inherited(control: &UnixStream) {
 /// What is allowed and what stays visible is told by paths.
 #[cfg(all(feature = "levels", target_os = "linux"))]
 fn by_its_path(go: Go) -> Result<Go, Why> {
-    let found = found(&go).ok_or_else(|| explain(&go.command, &io::ErrorKind::NotFound.into()))?;
+    let found = found(&go).ok_or_else(|| explain(&go.command, &std::io::ErrorKind::NotFound.into()))?;
     Ok(Go { command: found.into_os_string(), ..go })
 }
 

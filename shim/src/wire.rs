@@ -329,7 +329,9 @@ impl Go {
 }
 
 impl Report {
-    fn encode(&self) -> Vec<u8> {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut to = Encoder::default();
         match self {
             Self::Ready => to.byte(0),

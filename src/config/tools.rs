@@ -9,6 +9,7 @@ use mesh_core::ids::ToolName;
 use mesh_core::limits;
 use mesh_core::record::Effect;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::checker::{Checker, in_home};
 use super::settings::{CALLS_RUNNING_MAX, ConfigError, FILE_NAME, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning};
@@ -32,6 +33,34 @@ pub(super) struct RawTool {
     env: BTreeMap<String, RawValue>,
     keep_running: Option<String>,
     at_once: Option<String>,
+    // Words of a sandbox. A tool of the settings has none: whoever writes them here is to hear so, and not to believe that it has
+    // one.
+    min_level: Option<IgnoredAny>,
+    network: Option<IgnoredAny>,
+    egress: Option<IgnoredAny>,
+    read: Option<IgnoredAny>,
+    write: Option<IgnoredAny>,
+    memory_limit: Option<IgnoredAny>,
+    pids_limit: Option<IgnoredAny>,
+    tier: Option<IgnoredAny>,
+    image: Option<IgnoredAny>,
+}
+
+impl RawTool {
+    fn word_of_a_sandbox(&self) -> Option<&'static str> {
+        let words = [
+            ("min_level", &self.min_level),
+            ("network", &self.network),
+            ("egress", &self.egress),
+            ("read", &self.read),
+            ("write", &self.write),
+            ("memory_limit", &self.memory_limit),
+            ("pids_limit", &self.pids_limit),
+            ("tier", &self.tier),
+            ("image", &self.image),
+        ];
+        words.into_iter().find_map(|(word, said)| said.as_ref().map(|_| word))
+    }
 }
 
 impl Checker<'_> {
@@ -93,6 +122,10 @@ impl Checker<'_> {
         let key = |name: &str| format!("{section}.{name}");
         if raw.command.is_empty() || raw.command.contains('\0') {
             return Err(self.bad(&key("command"), raw.command, "the program to run, such as \"/usr/bin/env\""));
+        }
+        if let Some(word) = raw.word_of_a_sandbox() {
+            let allowed = "left out here: a tool of the settings does what the agent's user does. One in a sandbox is a plugin, `sigil plugin install`";
+            return Err(self.bad(&key(word), "…", allowed));
         }
         if let Some(arg) = raw.args.iter().find(|arg| arg.contains('\0')) {
             return Err(self.bad(&key("args"), arg.escape_debug().to_string(), "text without NUL"));

@@ -173,7 +173,7 @@ impl Run for BuiltinRun {
             };
             let end = tokio::select! {
                 biased;
-                () = cancel.cancelled() => RunEnd::Cancelled("cancelled while it ran".to_owned()),
+                () = cancel.cancelled() => RunEnd::Cancelled(String::new()),
                 () = self.place.ended() => RunEnd::Lost("its tool was replaced while it ran".to_owned()),
                 result = timeout(self.job.timeout, run(tool, &self.job.arguments, &mut parts.spool)) => match result {
                     Err(_) => RunEnd::Limit(format!("timed out after {}", show_duration(self.job.timeout))),

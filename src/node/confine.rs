@@ -11,8 +11,9 @@ const PROCESSES: u32 = 256;
 /// Bytes of one file that it writes.
 const FILE_BYTES: u64 = 1 << 30;
 
-/// The sandbox of a program. One of which its owner says nothing (all files, the network of the device, no least level) has none
-/// (`docs/decisions/0114`). `folder`: that of its files, which it may read.
+/// The sandbox of a program. One that stands in the settings, and of which its owner says nothing (all files, the network of the
+/// device, no least level), has none (`docs/decisions/0114`); what was installed gets the best level that there is. `folder`: that
+/// of the files of what was installed, which it may read.
 ///
 /// # Errors
 /// It asks for a container, for people.
@@ -24,7 +25,7 @@ pub(super) fn sandbox(
 ) -> Result<Sandbox, String> {
     let least = level(execution.min_level).ok_or("its least level is a container, and it is a process")?;
     let says_nothing = program.network == NetworkMode::Host && program.read.is_empty() && program.write.is_empty();
-    if says_nothing && least == Level::Bare {
+    if folder.is_none() && says_nothing && least == Level::Bare {
         return Ok(Sandbox::BARE);
     }
     let read = program.read.iter().cloned().chain(folder.map(Path::to_owned)).collect();

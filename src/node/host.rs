@@ -28,6 +28,7 @@ use super::catalogue::{Catalogue, Member};
 use super::provider::{Job, Parts, Run};
 use super::results;
 use super::roster::Roster;
+use super::schema::InputSchema;
 use crate::config::value::{show_duration, show_size};
 use crate::json::deeper_than;
 use crate::mesh::ToolRuns;
@@ -110,6 +111,8 @@ enum Look {
     Taken(Work),
     /// Its provider takes nothing now, for this reason.
     Hindered(String),
+    /// Its arguments are still to be held against this schema, beside the loop.
+    Unchecked(Arc<InputSchema>),
 }
 
 impl ToolHost {
@@ -213,7 +216,12 @@ impl ToolHost {
     }
 
     /// Decides whether a call runs here, and hands it to the provider of its tool. The error is its outcome.
-    fn last_look(&self, invocation: &Invocation, arguments: &Bytes) -> Result<Look, ToolOutcome> {
+    fn last_look(
+        &self,
+        invocation: &Invocation,
+        arguments: &Bytes,
+        checked: Option<&Arc<InputSchema>>,
+    ) -> Result<Look, ToolOutcome> {
         let header = &invocation.header;
         // Held until the provider has the job: one that is replaced is drained only after that.
         let catalogue = self.shared.catalogue.borrow();
@@ -226,9 +234,10 @@ impl ToolHost {
         }
         check_arguments(arguments).map_err(|error| failed(format!("{INVALID_ARGUMENT}{error}")))?;
         let arguments = if arguments.is_empty() { Bytes::from_static(b"{}") } else { arguments.clone() };
-        if arguments.len() <= INLINE_BYTES_MAX
-            && let Some(schema) = &tool.offer.input
-        {
+        if let Some(schema) = tool.offer.input.as_ref().filter(|schema| Some(*schema) != checked) {
+            if !schema.is_quick(arguments.len()) {
+                return Ok(Look::Unchecked(schema.clone()));
+            }
             schema.check(&arguments).map_err(unfit)?;
         }
         if tool.offer.in_review {
@@ -256,19 +265,8 @@ impl ToolHost {
         Ok(Look::Taken(Work { run, output }))
     }
 
-    /// Holds arguments that are not small against the schema of their tool, beside the loop.
-    async fn check_large(&self, invocation: &Invocation, arguments: &Bytes) -> Result<(), ToolOutcome> {
-        let schema = {
-            let catalogue = self.shared.catalogue.borrow();
-            catalogue.get(&invocation.header.tool).and_then(|tool| tool.offer.input.clone())
-        };
-        let Some(schema) = schema.filter(|_| check_arguments(arguments).is_ok()) else { return Ok(()) };
-        let arguments = arguments.clone();
-        let checked = tokio::task::spawn_blocking(move || schema.check(&arguments)).await;
-        checked.unwrap_or_else(|error| Err(error.to_string())).map_err(unfit)
-    }
-
-    /// Looks again at each change of what is offered, until the provider has taken the call or it has waited long enough.
+    /// Looks again at each change of what is offered, until the provider has taken the call or it has waited long enough. What takes
+    /// long to be held against its schema is looked at beside the loop.
     async fn await_provider(
         &self,
         invocation: &Invocation,
@@ -281,11 +279,19 @@ impl ToolHost {
         };
         let until = Instant::now() + wait;
         let mut changes = self.catalogue();
+        let mut checked = None;
         loop {
             changes.mark_unchanged();
-            let why = match self.last_look(invocation, arguments)? {
+            let why = match self.last_look(invocation, arguments, checked.as_ref())? {
                 Look::Taken(work) => return Ok(work),
                 Look::Hindered(why) => why,
+                Look::Unchecked(schema) => {
+                    let (of, arguments) = (schema.clone(), arguments.clone());
+                    let found = tokio::task::spawn_blocking(move || of.check(&arguments)).await;
+                    found.unwrap_or_else(|error| Err(error.to_string())).map_err(unfit)?;
+                    checked = Some(schema);
+                    continue;
+                }
             };
             tokio::select! {
                 biased;
@@ -321,12 +327,14 @@ impl ToolRuns for ToolHost {
         match &invocation.header.arguments {
             Payload::Inline(arguments) => {
                 let arguments = arguments.clone();
-                let looked = self.last_look(&invocation, &arguments);
+                let looked = self.last_look(&invocation, &arguments, None);
                 let (host, cancelled) = (self.clone(), cancel.clone());
                 self.spawn(run, cancel, async move {
                     match looked? {
                         Look::Taken(work) => Ok(work),
-                        Look::Hindered(_) => host.await_provider(&invocation, &arguments, &cancelled).await,
+                        Look::Hindered(_) | Look::Unchecked(_) => {
+                            host.await_provider(&invocation, &arguments, &cancelled).await
+                        }
                     }
                 });
             }
@@ -336,7 +344,6 @@ impl ToolRuns for ToolHost {
                     let read = host.shared.blobs.read(&invocation.header.arguments).await;
                     let unreadable = |error| failed(format!("the arguments could not be read here: {error}"));
                     let arguments: Bytes = read.map_err(unreadable)?.into();
-                    host.check_large(&invocation, &arguments).await?;
                     host.await_provider(&invocation, &arguments, &cancelled).await
                 });
             }

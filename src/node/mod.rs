@@ -18,6 +18,7 @@ pub mod resting;
 mod results;
 pub mod roster;
 pub mod schema;
+mod schema_cost;
 pub mod servers;
 #[cfg(test)]
 pub(crate) mod testing;

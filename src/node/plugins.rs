@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use mesh_core::ids::Hash;
+use nix::fcntl::OFlag;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
@@ -153,7 +154,17 @@ pub fn look(dir: &Path) -> Result<Looked, PluginError> {
         Ok(found) if found.len() > MANIFEST_BYTES_MAX as u64 => {
             return Err(ManifestError::TooLarge(usize::try_from(found.len()).unwrap_or(usize::MAX)).into());
         }
-        Ok(_) => fs::read(&path).map_err(disk("reading", &path))?,
+        Ok(found) if !found.is_file() => {
+            return Err(PluginError::Entry { path: FILE_NAME.into(), why: "is not a file" });
+        }
+        // It may have become another since.
+        Ok(_) => {
+            let file = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
+            let mut text = Vec::new();
+            let most = MANIFEST_BYTES_MAX as u64 + 1;
+            file.and_then(|file| file.take(most).read_to_end(&mut text)).map_err(disk("reading", &path))?;
+            text
+        }
     };
     let text = String::from_utf8(text)
         .map_err(|_| PluginError::Entry { path: FILE_NAME.into(), why: "is not text in UTF-8" })?;
@@ -273,11 +284,15 @@ impl Plugins {
             return Err(PluginError::Entry { path: from.to_owned(), why: "changed while it was copied: try again" });
         }
         let folder = home.join(folder_of(&hash));
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(disk("removing", &folder))?;
+        // What runs of the same version keeps its files; they are put right only where somebody has changed them.
+        let is_there = self::entries(&folder).and_then(|entries| hash_of(&folder, &entries)).is_ok_and(|is| is == hash);
+        if !is_there {
+            if folder.exists() {
+                fs::remove_dir_all(&folder).map_err(disk("removing", &folder))?;
+            }
+            let part = part.keep();
+            fs::rename(&part, &folder).map_err(disk("moving into place", &folder))?;
         }
-        let part = part.keep();
-        fs::rename(&part, &folder).map_err(disk("moving into place", &folder))?;
         let kept = old.filter(|old| old.allowed_hash == hash).map(|old| old.allowed).unwrap_or_default();
         let allowed = allowed.iter().map(ToString::to_string).chain(kept).collect();
         let record = Record { hash: hash.clone(), installed_ms: clock::now().wall_ms, allowed_hash: hash, allowed };
@@ -535,8 +550,14 @@ mod tests {
         let before = plugins.stamp();
         assert!(plugins.allow(&name, &process()).unwrap().allowed().is_some());
         assert_ne!(plugins.stamp(), before);
-        // The same again keeps it; anything else lies beside, and is to be allowed anew.
+        // The same again keeps it and its files, of which one may run; anything else lies beside, and is to be allowed anew.
+        let inode = || fs::metadata(first.folder.join("bin/lamp")).unwrap().ino();
+        let had = inode();
         assert!(plugins.install(&bench.from(), &BTreeSet::new()).unwrap().allowed().is_some());
+        assert_eq!(inode(), had);
+        fs::write(first.folder.join("bin/lamp"), "changed").unwrap();
+        assert!(plugins.install(&bench.from(), &BTreeSet::new()).unwrap().allowed().is_some());
+        assert_ne!(inode(), had);
         bench.put("bin/lamp", "#!/bin/sh\necho two\n");
         let second = plugins.install(&bench.from(), &BTreeSet::new()).unwrap();
         assert!(second.allowed().is_none() && second.folder != first.folder && first.folder.is_dir());

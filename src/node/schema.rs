@@ -7,7 +7,8 @@ use mesh_core::ids::Hash;
 use serde_json::Value;
 
 use super::card::{SCHEMA_BYTES_MAX, SCHEMA_DEPTH_MAX, sorted};
-use crate::json::deeper_than;
+use super::schema_cost;
+use crate::json::{DEPTH_MAX, deeper_than};
 use crate::text::visible;
 
 /// Faults that a caller is told of.
@@ -16,10 +17,16 @@ const TOLD_MAX: usize = 5;
 const FAULT_CHARS_MAX: usize = 200;
 /// Size of one compiled pattern, bytes; `regex` takes 10 MiB where nobody says.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of arguments, times what their schema asks for at each, that are looked at on a loop: some milliseconds.
+const QUICK_MAX: u64 = 200_000;
+/// The same beside a loop: some seconds.
+const CHECKED_MAX: u64 = 200_000_000;
 
 /// A schema of arguments, compiled. Patterns are matched without backtracking, and references lead nowhere but into it.
 pub struct InputSchema {
     hash: Hash,
+    /// Steps at one chain of values, at most.
+    cost: u64,
     validator: Validator,
 }
 
@@ -47,6 +54,9 @@ pub enum SchemaError {
     /// Too many brackets.
     #[error("the schema of its arguments is nested deeper than {SCHEMA_DEPTH_MAX}")]
     TooDeep,
+    /// It asks for too much.
+    #[error("the schema of its arguments asks for too much: {0}")]
+    TooCostly(String),
     /// It is none, or it refers to another one.
     #[error("the schema of its arguments cannot be used: {0}")]
     Unusable(String),
@@ -65,17 +75,31 @@ impl InputSchema {
         if deeper_than(text.as_bytes(), SCHEMA_DEPTH_MAX) {
             return Err(SchemaError::TooDeep);
         }
+        let cost = schema_cost::of(schema, DEPTH_MAX).map_err(|costly| SchemaError::TooCostly(costly.to_string()))?;
         let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
         let validator = jsonschema::options().offline().with_pattern_options(patterns).build(schema);
         let validator = validator.map_err(|error| SchemaError::Unusable(fault(&error.to_string())))?;
-        Ok(Self { hash: Hash::of(text.as_bytes()), validator })
+        Ok(Self { hash: Hash::of(text.as_bytes()), cost, validator })
     }
 
-    /// Looks at arguments, which are JSON.
+    /// True if [`Self::check`] of so many bytes may be done on a loop.
+    #[must_use]
+    pub fn is_quick(&self, bytes: usize) -> bool {
+        self.steps(bytes) <= QUICK_MAX
+    }
+
+    fn steps(&self, bytes: usize) -> u64 {
+        self.cost.saturating_mul(bytes as u64)
+    }
+
+    /// Looks at arguments, which are JSON, at most [`DEPTH_MAX`] deep.
     ///
     /// # Errors
     /// What is wrong with them, and where, for people.
     pub fn check(&self, arguments: &[u8]) -> Result<(), String> {
+        if self.steps(arguments.len()) > CHECKED_MAX {
+            return Err(format!("{} bytes are more than can be held against this schema", arguments.len()));
+        }
         let arguments: Value = serde_json::from_slice(arguments).map_err(|error| error.to_string())?;
         let mut faults = self.validator.iter_errors(&arguments);
         let told: Vec<String> = faults
@@ -137,13 +161,26 @@ mod tests {
     fn a_schema_leads_nowhere_and_has_bounds() {
         for far in ["https://example.org/x.json", "file:///etc/passwd"] {
             let error = InputSchema::compile(&json!({ "$ref": far })).unwrap_err();
-            assert!(matches!(error, SchemaError::Unusable(_)), "{error}");
+            assert!(matches!(error, SchemaError::TooCostly(_)), "{error}");
         }
         assert!(matches!(InputSchema::compile(&json!({ "type": 7 })), Err(SchemaError::Unusable(_))));
         let deep = (0..SCHEMA_DEPTH_MAX).fold(json!({}), |inner, _| json!({ "items": inner }));
         assert_eq!(InputSchema::compile(&deep), Err(SchemaError::TooDeep));
         let huge = json!({ "pattern": "(a{1000}){1000}" });
         assert!(matches!(InputSchema::compile(&huge), Err(SchemaError::Unusable(_))));
+    }
+
+    #[test]
+    fn what_takes_long_is_known_before_it_is_begun() {
+        let photo = photo();
+        assert!(photo.is_quick(1024) && !photo.is_quick(1 << 20));
+        let kinds: Vec<Value> =
+            (0..500).map(|n| json!({ "properties": { "x": { "minimum": n } }, "required": ["y"] })).collect();
+        let many = InputSchema::compile(&json!({ "items": { "anyOf": kinds } })).unwrap();
+        assert!(!many.is_quick(1024));
+        let arguments = format!("[{}]", vec!["{}"; 200_000].join(","));
+        let why = many.check(arguments.as_bytes()).unwrap_err();
+        assert!(why.contains("more than can be held"), "{why}");
     }
 
     #[test]

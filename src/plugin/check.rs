@@ -199,6 +199,10 @@ impl Checker<'_> {
             )?,
             lazy: self.flag("execution.lazy", raw.execution.lazy)?.unwrap_or_default(),
         };
+        if !mcp.approve.is_empty() {
+            self.warnings
+                .push("`approve` is not in force yet: `sigil rule ask` makes a rule that asks a person".to_owned());
+        }
         let tools = self.tools(raw.tools, &prefix, execution.protocol)?;
         if execution.protocol != Protocol::Mcp && mcp != Mcp::default() {
             let key = if mcp.expose.is_empty() { "approve" } else { "expose" };

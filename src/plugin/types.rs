@@ -356,6 +356,10 @@ pub enum Consent {
     Process,
     /// To use the network of this device.
     HostNetwork,
+    /// To read or write files of this device, talk to its services over unix sockets, or be given variables of the agent.
+    HostData,
+    /// To be given secrets of this device.
+    Secrets,
 }
 
 impl fmt::Display for Consent {
@@ -363,6 +367,8 @@ impl fmt::Display for Consent {
         f.write_str(match self {
             Self::Process => "process",
             Self::HostNetwork => "host-network",
+            Self::HostData => "host-data",
+            Self::Secrets => "secrets",
         })
     }
 }
@@ -397,17 +403,40 @@ impl Plugin {
         if self.program().is_some_and(|program| program.network == NetworkMode::Host) {
             consents.insert(Consent::HostNetwork);
         }
+        let reaches_out = self.program().is_some_and(|program| !program.read.is_empty() || !program.write.is_empty());
+        let to_services = matches!(&self.execution.runs, Runs::Process(_, process) if process.unix_sockets);
+        if reaches_out || to_services || !self.given().is_empty() {
+            consents.insert(Consent::HostData);
+        }
+        if !self.secrets().is_empty() {
+            consents.insert(Consent::Secrets);
+        }
         consents
+    }
+
+    /// Values of its environment or headers, by name.
+    fn values(&self) -> &BTreeMap<String, Value> {
+        match &self.execution.runs {
+            Runs::Process(program, _) | Runs::Container(program, _) => &program.env,
+            Runs::Remote(remote) => &remote.headers,
+        }
+    }
+
+    /// The files and variables of this device whose content it is given, for people.
+    #[must_use]
+    pub fn given(&self) -> BTreeSet<String> {
+        let given = self.values().values().filter_map(|value| match value {
+            Value::File(path) => Some(path.display().to_string()),
+            Value::Env(name) => Some(format!("${name}")),
+            Value::Text(_) | Value::Secret(_) => None,
+        });
+        given.collect()
     }
 
     /// The secrets that it is given.
     #[must_use]
     pub fn secrets(&self) -> BTreeSet<&SecretName> {
-        let values = match &self.execution.runs {
-            Runs::Process(program, _) | Runs::Container(program, _) => &program.env,
-            Runs::Remote(remote) => &remote.headers,
-        };
-        let names = values.values().filter_map(|value| match value {
+        let names = self.values().values().filter_map(|value| match value {
             Value::Secret(name) => Some(name),
             Value::Text(_) | Value::Env(_) | Value::File(_) => None,
         });

@@ -167,3 +167,53 @@ fn written(dir: &Path) -> io::Result<PathBuf> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::test_kit::{Mutation, fuzz};
+    use sigil_shim::wire::{Exit, Level, Limits, Network, User};
+
+    use super::*;
+
+    /// Bytes that a hostile tool could put in the place of the helper's, or a helper of another version: they are read or
+    /// refused, and what is read is what was written.
+    #[test]
+    fn fuzz_what_the_agent_and_its_helper_tell_each_other() {
+        let order = Go {
+            agent: 7,
+            level: Level::Isolated,
+            network: Network::None,
+            unix_sockets: true,
+            user: User::NOBODY,
+            limits: Limits { memory: Some(1 << 30), processes: Some(16), ..Limits::FREE },
+            dir: "/home/work/1".into(),
+            hide: vec!["/home".into()],
+            read: vec!["/music".into(), "/etc/x".into()],
+            write: Vec::new(),
+            command: "tool".into(),
+            args: vec!["--all".into(), "".into()],
+            env: vec![("PATH".into(), "/bin".into())],
+        };
+        let told = [
+            Report::Ready,
+            Report::NotStarted("there is no such program".to_owned()),
+            Report::Ended { exit: Exit::Signal(9), left: vec!["sleep (3)".to_owned()] },
+        ];
+        let framed = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
+        let said: Vec<Vec<u8>> = told.iter().map(|report| framed(&report.encode())).collect();
+        assert_eq!(wire::reports(&said.concat()), told);
+        assert!(Go::decode(&order.encode()) == Some(order.clone()));
+        let golden: Vec<Vec<u8>> = said.iter().cloned().chain([said.concat(), order.encode()]).collect();
+        fuzz("helper", 500, &[], |case| {
+            let mut mutation = Mutation::new(case);
+            let mut bytes = mutation.pick(&golden).clone();
+            mutation.bytes(&mut bytes, &golden);
+            if let Some(read) = Go::decode(&bytes) {
+                assert!(read.encode() == bytes, "an order has one form");
+            }
+            let reports = wire::reports(&bytes);
+            let again: Vec<u8> = reports.iter().flat_map(|report| framed(&report.encode())).collect();
+            assert_eq!(wire::reports(&again), reports);
+        });
+    }
+}

@@ -16,6 +16,7 @@ pub mod spool;
 
 mod out_dir;
 mod progress;
+mod run_dir;
 mod self_test;
 
 /// Gives a directory to whom a tool runs as at a level.

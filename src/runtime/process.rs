@@ -24,7 +24,6 @@ use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sigil_shim::wire::{Exit, Go, Report};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -36,6 +35,7 @@ use super::helper::{self, Ends, Helper};
 use super::out_dir;
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
+use super::run_dir::{self, RunDir};
 use super::sandbox::{Level, Offered, Sandbox};
 use super::self_test;
 use super::spool::{Spool, SpoolError};
@@ -123,7 +123,7 @@ pub(super) struct Running {
     pub(super) group: Group,
     pub(super) said: Said,
     pub(super) streams: Streams,
-    pub(super) dir: TempDir,
+    pub(super) dir: RunDir,
     kept: bool,
 }
 
@@ -236,11 +236,8 @@ impl Launcher {
     /// Outside of a tokio runtime.
     pub fn start(work: PathBuf, own: Option<PathBuf>, tasks: &TaskGroup) -> io::Result<Self> {
         crate::platform::create_private_dir(&work)?;
-        for entry in std::fs::read_dir(&work)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX) {
-                let _ = std::fs::remove_dir_all(entry.path()); // what cannot be removed does not disturb
-            }
-        }
+        let is_left = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(RUN_DIR_PREFIX);
+        let left: Vec<_> = std::fs::read_dir(&work)?.flatten().filter(is_left).map(|entry| entry.path()).collect();
         let home = work.parent().unwrap_or(&work).to_owned();
         let helper = Helper::install(&home.join(HELPER_DIR), own)?;
         let (found, offered) = watch::channel(None);
@@ -250,6 +247,12 @@ impl Launcher {
                 let offered = self_test::attack(&helper, &home, &work);
                 tracing::info!(target: "sigil::events::sandbox", level = %offered.level, gaps = offered.gaps.len(), "sandbox tested");
                 let _ = found.send(Some(Arc::new(offered)));
+                // A start does not wait for it: a tool may have left a million files.
+                for dir in left {
+                    if let Err(error) = run_dir::remove(&dir) {
+                        tracing::debug!(%error, "what a tool has left cannot be removed, and does not disturb");
+                    }
+                }
             }
         })?;
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
@@ -372,8 +375,8 @@ impl Starter {
         known.ok_or_else(|| "which sandbox this device offers is not known yet".to_owned())
     }
 
-    fn run_dir(&self) -> io::Result<TempDir> {
-        let run_dir = || tempfile::Builder::new().prefix(RUN_DIR_PREFIX).tempdir_in(&self.work);
+    fn run_dir(&self) -> io::Result<RunDir> {
+        let run_dir = || RunDir::make(&self.work, RUN_DIR_PREFIX);
         match run_dir() {
             // A cleaner may have taken the directory away.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -653,7 +656,7 @@ fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
         End::Ended(Exit::Signal(signal), note) => (RunEnd::Failed(show_signal(signal.into())), note),
         End::NotStarted(why) => return RunEnd::NotStarted(why).into(),
         End::TimedOut => (RunEnd::Limit(format!("timed out after {}", show_duration(time))), String::new()),
-        End::Cancelled => (RunEnd::Cancelled("cancelled while it ran".to_owned()), String::new()),
+        End::Cancelled => (RunEnd::Cancelled(String::new()), String::new()),
         End::Lost(lost) => (RunEnd::Lost(lost), String::new()),
         End::Output(why @ SpoolError::TooLarge(_)) => (RunEnd::Limit(why.story()), String::new()),
         End::Output(why @ (SpoolError::TooMany | SpoolError::Store(_))) => (RunEnd::Failed(why.story()), String::new()),

@@ -72,6 +72,10 @@ impl Sandbox {
             let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
             return Err(format!("it is to run at the level {} at least, and here is {level}{why}", self.least));
         }
+        if let Some(path) = self.in_home(home) {
+            let path = path.display();
+            return Err(format!("it asks for `{path}`, in the home of this agent, which is for no tool"));
+        }
         // Only a view of its own hides the home in what it may read.
         let open = self.read.iter().chain(&self.write).find(|path| home.starts_with(path));
         match open {
@@ -81,6 +85,15 @@ impl Sandbox {
             )),
             _ => Ok(level),
         }
+    }
+
+    /// What it asks for in the home of the agent, of which it may read its own files alone.
+    fn in_home(&self, home: &Path) -> Option<&Path> {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (home, plugins) = (real(home), real(&home.join("plugins")));
+        let is_in = |path: &Path| real(path).starts_with(&home);
+        let read = self.read.iter().find(|path| is_in(path) && !real(path).starts_with(&plugins));
+        read.or_else(|| self.write.iter().find(|path| is_in(path))).map(PathBuf::as_path)
     }
 }
 
@@ -114,12 +127,14 @@ pub enum Gap {
     Processes,
     /// A process that outlives it.
     Daemon,
+    /// More memory than it may have, where that is shared with others: limits of processes count only what is private.
+    Memory,
 }
 
 impl Gap {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Write, Self::Key, Self::Signal, Self::Socket, Self::Tcp, Self::Processes, Self::Daemon];
+    pub const ALL: [Self; 8] =
+        [Self::Write, Self::Key, Self::Signal, Self::Socket, Self::Tcp, Self::Processes, Self::Daemon, Self::Memory];
 
     /// The word for it.
     #[must_use]
@@ -132,6 +147,7 @@ impl Gap {
             Self::Tcp => "tcp",
             Self::Processes => "processes",
             Self::Daemon => "daemon",
+            Self::Memory => "memory",
         }
     }
 
@@ -142,6 +158,8 @@ impl Gap {
             Self::Socket | Self::Tcp => Level::Guarded,
             Self::Write | Self::Key | Self::Signal => Level::Confined,
             Self::Processes | Self::Daemon => Level::Isolated,
+            // Only a container counts all of it.
+            Self::Memory => return false,
         };
         level >= from
     }
@@ -217,6 +235,15 @@ mod tests {
         let sandbox = Sandbox { read: vec!["/home/u".into()], ..Sandbox::best(Level::Confined) };
         assert_eq!(sandbox.level(&offered(Level::Isolated), home, false), Ok(Level::Isolated));
         assert!(sandbox.level(&offered(Level::Confined), home, false).unwrap_err().contains("home of this agent"));
+        for inside in ["/home/u/.sigil", "/home/u/.sigil/key", "/home/u/.sigil/plugins"] {
+            let write = Sandbox { write: vec![inside.into()], ..Sandbox::best(Level::Bare) };
+            assert!(
+                write.level(&offered(Level::Isolated), home, false).unwrap_err().contains("for no tool"),
+                "{inside}"
+            );
+        }
+        let own = Sandbox { read: vec!["/home/u/.sigil/plugins/x".into()], ..Sandbox::best(Level::Bare) };
+        assert_eq!(own.level(&offered(Level::Isolated), home, false), Ok(Level::Isolated));
         let beside = Sandbox { read: vec!["/home/u/music".into()], ..sandbox };
         assert_eq!(beside.level(&offered(Level::Confined), home, false), Ok(Level::Confined));
     }

@@ -23,6 +23,8 @@ const KEY: &str = "identity.key";
 const MARK: &str = "sigil-self-test";
 /// Processes that the attacker may have, so that it need not start many to have too many.
 const PROCESSES: u32 = 6;
+/// Private memory that the attacker may have, bytes.
+const MEMORY: u64 = 24 << 20;
 /// Time for one level. It takes a few milliseconds.
 const LEVEL_TIME: Duration = Duration::from_secs(5);
 /// Time after the end of the attacker in which what it left must be gone.
@@ -77,6 +79,7 @@ fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, 
         socket.into_os_string(),
         port_number.to_string().into(),
         processes.to_string().into(),
+        MEMORY.to_string().into(),
     ];
     let go = Go {
         agent: std::process::id(),
@@ -84,7 +87,7 @@ fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, 
         network: Network::None,
         unix_sockets: false,
         user,
-        limits: Limits { processes: Some(PROCESSES), ..Limits::FREE },
+        limits: Limits { processes: Some(PROCESSES), memory: Some(MEMORY), ..Limits::FREE },
         dir: dir.path().to_owned(),
         hide: vec![home.to_owned()],
         read: Vec::new(),
@@ -147,7 +150,7 @@ fn listen(level: Level, child: &mut Child, ends: Ends) -> Result<Found, String> 
     let through = Gap::ALL.into_iter().filter(|gap| match gap {
         Gap::Daemon => daemon,
         Gap::Write => false,
-        Gap::Key | Gap::Signal | Gap::Socket | Gap::Tcp | Gap::Processes => {
+        Gap::Key | Gap::Signal | Gap::Socket | Gap::Tcp | Gap::Processes | Gap::Memory => {
             text.lines().any(|line| line == gap.as_str())
         }
     });

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::process::{Group, Launcher, Running, Said, Spec, Streams};
+use super::run_dir::RunDir;
 use super::sandbox::Sandbox;
 
 /// Between the end of its input, `SIGTERM` and `SIGKILL`.
@@ -27,7 +27,7 @@ pub struct Server {
     child: Child,
     group: Group,
     said: Option<Said>,
-    _dir: TempDir,
+    _dir: RunDir,
     /// Keeps the thread that started it, with which it would die.
     _launcher: Launcher,
 }

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 /// Shortest value that is looked for: a shorter one is a word that may stand anywhere.
 const VALUE_BYTES_MIN: usize = 8;
 
-/// Secrets that a program was given, to be taken out of what it says about itself: error streams, reasons, progress. Not out of
-/// results.
+/// Secrets that a program was given, to be taken out of what it says about itself: error streams, reasons, progress, and all text of
+/// an MCP server, its results too. Not out of the results of other programs, which are their bytes.
 #[derive(Clone, Default)]
 pub struct Redactor {
     /// Value, and what stands in its place; the longest first.
@@ -41,6 +43,24 @@ impl Redactor {
         self.take(text.as_bytes(), true, &mut out);
         // Whole characters were replaced by whole characters, as all values are text.
         String::from_utf8_lossy(&out).into_owned().into()
+    }
+
+    /// JSON without them, names of members included.
+    #[must_use]
+    pub fn redacted_json(&self, value: Value) -> Value {
+        if self.secrets.is_empty() {
+            return value;
+        }
+        match value {
+            Value::String(text) => Value::String(self.redacted(&text).into_owned()),
+            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.redacted_json(item)).collect()),
+            Value::Object(members) => {
+                let member =
+                    |(name, value): (String, Value)| (self.redacted(&name).into_owned(), self.redacted_json(value));
+                Value::Object(members.into_iter().map(member).collect())
+            }
+            plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
+        }
     }
 
     /// Appends all that is certain to `out`; returns how much of `bytes` was taken. At the end all of it is.
@@ -109,6 +129,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn json_has_none_wherever_it_stood() {
+        let said = serde_json::json!({ "a hunter2-hunter2 b": [{ "text": "is \"hunter2-hunter2\"" }, 7, null] });
+        let mut redactor = Redactor::default();
+        redactor.add("key", "hunter2-hunter2");
+        let kept = redactor.redacted_json(said).to_string();
+        assert!(!kept.contains("hunter2") && kept.matches("[secret key]").count() == 2, "{kept}");
+    }
 
     fn redactor() -> Redactor {
         let mut redactor = Redactor::default();

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
 
 use crate::platform;
 use crate::plugin::{SecretName, Value};
@@ -142,7 +144,7 @@ impl Secrets {
         if !found.is_file() || platform::open_to_others(&found).is_some() {
             return Err(SecretError::Open(name.clone(), path));
         }
-        read_text(&path, found.size())
+        read_text(&path)
     }
 
     /// Values as a process is to get them: read now.
@@ -165,9 +167,7 @@ impl Secrets {
                     value
                 }
                 Value::File(path) => {
-                    let size =
-                        fs::metadata(path).map_err(|source| SecretError::File { path: path.clone(), source })?.size();
-                    let value = read_text(path, size)?;
+                    let value = read_text(path)?;
                     resolved.redactor.add(key, &value);
                     value
                 }
@@ -187,11 +187,18 @@ impl Secrets {
     }
 }
 
-fn read_text(path: &Path, size: u64) -> Result<String, SecretError> {
-    if size > SECRET_BYTES_MAX as u64 {
+/// Reads a file, which may be anything: a pipe without a writer is not waited for, and what has no end is not read to it.
+fn read_text(path: &Path) -> Result<String, SecretError> {
+    let wrong = |source| SecretError::File { path: path.to_owned(), source };
+    let file = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(wrong)?;
+    if !file.metadata().map_err(wrong)?.is_file() {
+        return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+    }
+    let mut bytes = Vec::new();
+    file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() > SECRET_BYTES_MAX {
         return Err(SecretError::TooLarge);
     }
-    let bytes = fs::read(path).map_err(|source| SecretError::File { path: path.to_owned(), source })?;
     text_of(&bytes).map(ToOwned::to_owned)
 }
 

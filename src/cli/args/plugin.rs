@@ -48,6 +48,12 @@ pub(crate) enum PluginCommand {
         /// To use the network of this device
         #[arg(long)]
         host_network: bool,
+        /// To read or write files of this device, talk to its services, or be given variables of the agent
+        #[arg(long)]
+        host_data: bool,
+        /// To be given the secrets that it names
+        #[arg(long)]
+        secrets: bool,
     },
     /// Remove a plugin and its files
     Remove {
@@ -111,6 +117,10 @@ pub(crate) enum Allowed {
     Process,
     /// To use the network of this device
     HostNetwork,
+    /// To read or write files of this device, talk to its services, or be given variables of the agent
+    HostData,
+    /// To be given the secrets that it names
+    Secrets,
 }
 
 impl From<Allowed> for Consent {
@@ -118,6 +128,8 @@ impl From<Allowed> for Consent {
         match allowed {
             Allowed::Process => Self::Process,
             Allowed::HostNetwork => Self::HostNetwork,
+            Allowed::HostData => Self::HostData,
+            Allowed::Secrets => Self::Secrets,
         }
     }
 }

@@ -37,9 +37,16 @@ pub(super) async fn plugin(client: &Client, command: PluginCommand, ui: Ui) -> R
         }
         PluginCommand::Run(args) => run(client, &plugins, args, ui).await,
         PluginCommand::Reload => care::reload(client, ui).await,
-        PluginCommand::Allow { name, process, host_network } => {
+        PluginCommand::Allow { name, process, host_network, host_data, secrets } => {
             check(home)?;
-            allow(&plugins, &name, process, host_network, ui)
+            let allowed = [
+                (process, Consent::Process),
+                (host_network, Consent::HostNetwork),
+                (host_data, Consent::HostData),
+                (secrets, Consent::Secrets),
+            ];
+            let allowed = allowed.into_iter().filter_map(|(said, consent)| said.then_some(consent)).collect();
+            allow(&plugins, &name, &allowed, ui)
         }
         PluginCommand::Remove { name } => {
             check(home)?;
@@ -93,15 +100,8 @@ fn checked(dir: &Path, ui: Ui) -> Result<Exit, Failure> {
     Ok(if read.warnings.is_empty() { Exit::Ok } else { Exit::DoctorWarning })
 }
 
-fn allow(plugins: &Plugins, name: &PluginName, process: bool, host_network: bool, ui: Ui) -> Result<Exit, Failure> {
+fn allow(plugins: &Plugins, name: &PluginName, allowed: &BTreeSet<Consent>, ui: Ui) -> Result<Exit, Failure> {
     let found = plugins.find(name).map_err(|error| failed(&error))?;
-    let mut allowed = BTreeSet::new();
-    if process {
-        allowed.insert(Consent::Process);
-    }
-    if host_network {
-        allowed.insert(Consent::HostNetwork);
-    }
     let lacking: Vec<String> = found
         .lacking
         .iter()
@@ -116,7 +116,7 @@ fn allow(plugins: &Plugins, name: &PluginName, process: bool, host_network: bool
         )
         .hint(format!("`sigil plugin allow {name}{all}`")));
     }
-    let allowed = plugins.allow(name, &allowed).map_err(|error| failed(&error))?;
+    let allowed = plugins.allow(name, allowed).map_err(|error| failed(&error))?;
     Ok(done(&allowed, "may run as its files are now", ui))
 }
 
@@ -179,6 +179,10 @@ fn describe(plugin: &Plugin) -> String {
             }
         }
     }
+    let given: Vec<String> = plugin.given().iter().map(|one| clean(one)).collect();
+    if !given.is_empty() {
+        lines.push(("is given", given.join(", ")));
+    }
     let secrets: Vec<&str> = plugin.secrets().into_iter().map(SecretName::as_str).collect();
     if !secrets.is_empty() {
         lines.push(("secrets", secrets.join(", ")));
@@ -233,6 +237,7 @@ fn of_plugin(plugin: &Plugin) -> Value {
         "egress": program.map(|program| program.egress.iter().map(ToString::to_string).collect::<Vec<_>>()),
         "read": program.map(|program| paths(&program.read)),
         "write": program.map(|program| paths(&program.write)),
+        "given": plugin.given(),
         "secrets": plugin.secrets().into_iter().map(SecretName::as_str).collect::<Vec<_>>(),
         "asks_for": plugin.consents().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "tools": plugin.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(),

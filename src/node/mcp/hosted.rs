@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::{Hash, ToolName};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{Launcher, Spec};
 use crate::runtime::server::{Server, Tail};
 use crate::runtime::spool::SpoolError;
-use crate::secrets::{Redactor, Resolved, Secrets};
+use crate::secrets::{Resolved, Secrets};
 use crate::tasks::TaskGroup;
 use crate::value::show_duration;
 
@@ -91,8 +92,6 @@ struct Live {
     names: Mutex<BTreeMap<ToolName, String>>,
     at_work: AtomicUsize,
     restart: Notify,
-    /// Takes what it was given as secret out of what is told of it.
-    redactor: Redactor,
 }
 
 impl fmt::Debug for Hosted {
@@ -245,11 +244,11 @@ impl Keeper {
             Err(why) => return Over::Broken(format!("did not start: {why}")),
         };
         let tail = Tail::default();
-        let (session, work) = Session::over(stdout, stdin);
+        let (session, work) = Session::over(stdout, stdin, redactor.clone());
         let talk = async {
             // Its work ends with the conversation; then the process is given a moment to say how it ended.
             tokio::select! {
-                over = self.converse(host, &session, redactor.clone(), legacy_only) => over,
+                over = self.converse(host, &session, legacy_only) => over,
                 why = work => Over::Broken(why),
             }
         };
@@ -298,7 +297,7 @@ impl Keeper {
     }
 
     /// Speaks to a server that was started, until there is a reason not to.
-    async fn converse(&self, host: &McpHost, session: &Session, redactor: Redactor, legacy_only: &mut bool) -> Over {
+    async fn converse(&self, host: &McpHost, session: &Session, legacy_only: &mut bool) -> Over {
         let pins = self.pins.clone();
         let pinned = tokio::task::spawn_blocking(move || pins.read()).await;
         let mut pinned = pinned.unwrap_or_else(|error| Pinned::Unreadable(error.to_string()));
@@ -335,7 +334,6 @@ impl Keeper {
             names: Mutex::default(),
             at_work: AtomicUsize::new(0),
             restart: Notify::new(),
-            redactor,
         });
         let _listening = if era == Era::Modern { session.listen().await } else { None };
         let (mut changes, mut approved) = (session.changes(), host.approved.clone());
@@ -456,7 +454,8 @@ impl HostedRun {
         let Some(live) = live else { return not_started("does not run now") };
         let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
         let Some(own_name) = own_name else { return not_started("does not offer it any more") };
-        let Ok(arguments @ Value::Object(_)) = serde_json::from_slice::<Value>(&job.arguments) else {
+        let arguments = serde_json::from_slice::<Box<RawValue>>(&job.arguments).ok();
+        let Some(arguments) = arguments.filter(|arguments| arguments.get().starts_with('{')) else {
             return RunEnd::Denied(format!("{INVALID_ARGUMENT}they must be an object"));
         };
         let at_work = AtWork::new(live.clone());
@@ -465,7 +464,7 @@ impl HostedRun {
             biased;
             () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()),
             () = sleep_until(until) => return not_started("takes nothing: it does not read what it is asked"),
-            asked = live.session.call(live.era, &own_name, arguments) => asked,
+            asked = live.session.call(live.era, &own_name, &arguments) => asked,
         };
         let Ok(mut asked) = asked else { return not_started("has just ended") };
         let mut told_enough = false;
@@ -475,12 +474,12 @@ impl HostedRun {
                 answer = &mut asked.answer => {
                     drop(at_work);
                     return match answer {
-                        Ok(answer) => given(answer, &live.redactor, parts).await,
+                        Ok(answer) => given(answer, parts).await,
                         Err(_) => RunEnd::Lost(format!("the server `{server}` ended while it ran: it may have happened")),
                     };
                 }
                 note = asked.notes.recv(), if !told_enough => match note {
-                    Some(note) => (parts.note)(live.redactor.redacted(&note).into_owned()),
+                    Some(note) => (parts.note)(note),
                     None => told_enough = true,
                 },
                 () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
@@ -494,10 +493,13 @@ impl HostedRun {
         if answered.is_err() && cancel_policy == CancelPolicy::Restart && live.at_work.load(Ordering::Acquire) == 1 {
             live.restart.notify_one();
         }
-        let goes_on = if answered.is_ok() { "" } else { ": told to stop; it may go on" };
+        let goes_on = if answered.is_ok() { "" } else { "the server was told to stop, and may go on" };
         match why {
-            Stopped::Cancelled => RunEnd::Cancelled(format!("cancelled while it ran{goes_on}")),
-            Stopped::TimedOut => RunEnd::Limit(format!("timed out after {}{goes_on}", show_duration(job.timeout))),
+            Stopped::Cancelled => RunEnd::Cancelled(goes_on.to_owned()),
+            Stopped::TimedOut => {
+                let goes_on = if goes_on.is_empty() { String::new() } else { format!("; {goes_on}") };
+                RunEnd::Limit(format!("timed out after {}{goes_on}", show_duration(job.timeout)))
+            }
             Stopped::Replaced => RunEnd::Lost("its server was replaced or taken away while it ran".to_owned()),
         }
     }
@@ -511,11 +513,11 @@ enum Stopped {
 }
 
 /// Gives what a server answered.
-async fn given(answer: Result<Value, RpcError>, redactor: &Redactor, parts: &mut Parts<'_>) -> RunEnd {
+async fn given(answer: Result<Value, RpcError>, parts: &mut Parts<'_>) -> RunEnd {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
-            let said = redactor.redacted(&crate::text::visible(&error.message)).chars().take(1000).collect::<String>();
+            let said = crate::text::visible(&error.message).chars().take(1000).collect::<String>();
             return if error.code == INVALID_PARAMS {
                 RunEnd::Denied(format!("{INVALID_ARGUMENT}{said}"))
             } else {
@@ -538,7 +540,7 @@ async fn given(answer: Result<Value, RpcError>, redactor: &Redactor, parts: &mut
     match (pushed.await, failed) {
         (Err(why @ SpoolError::TooLarge(_)), _) => RunEnd::Limit(why.story()),
         (Err(why), _) => RunEnd::Failed(why.story()),
-        (Ok(()), Some(why)) => RunEnd::Failed(redactor.redacted(&why).into_owned()),
+        (Ok(()), Some(why)) => RunEnd::Failed(why),
         (Ok(()), None) => RunEnd::Done,
     }
 }

@@ -3,6 +3,8 @@
 //! `wire`, `result` and `tools` are pure: messages, answers as parts, lists of tools and what of them is in review. `session` is a
 //! conversation over two streams; `hosted` keeps the process that it is with.
 
+#[cfg(test)]
+mod fuzz;
 pub mod hosted;
 mod result;
 mod session;

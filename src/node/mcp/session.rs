@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::wire::{self, Era, Greeted, Incoming, LINE_BYTES_MAX, RpcError};
+use crate::secrets::Redactor;
 
 /// Time for a server to answer its greeting in the newer era; one of the older may be mute to it (as `rmcp` waits).
 const PROBE: Duration = Duration::from_secs(10);
@@ -96,8 +98,9 @@ impl Drop for Closing {
 
 impl Session {
     /// A conversation over these streams. The future is its work, and says at its end why it is over: it has to be run, and ends
-    /// when the server closes its stream; `writes` is closed when all clones are gone.
-    pub(super) fn over<R, W>(reads: R, writes: W) -> (Self, impl Future<Output = String> + Send)
+    /// when the server closes its stream; `writes` is closed when all clones are gone. Of what the server says nothing is kept
+    /// before `redactor` has taken the secrets out of it: a server can say them anywhere.
+    pub(super) fn over<R, W>(reads: R, writes: W, redactor: Redactor) -> (Self, impl Future<Output = String> + Send)
     where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
@@ -109,7 +112,7 @@ impl Session {
         let work = async move {
             let closing = closing;
             tokio::select! {
-                why = read_all(reads, &closing.0, &weak, &changed) => why,
+                why = read_all(reads, &redactor, &closing.0, &weak, &changed) => why,
                 why = write_all(writes, to_write) => why,
             }
         };
@@ -125,16 +128,6 @@ impl Session {
     ///
     /// # Errors
     /// The conversation is over, and the request was not sent.
-    pub(super) async fn ask(
-        &self,
-        era: Era,
-        method: &str,
-        params: Map<String, Value>,
-        progress: bool,
-    ) -> Result<Asked, AskError> {
-        self.send(|id| wire::request(era, id, method, params, progress)).await
-    }
-
     async fn send(&self, line: impl FnOnce(u64) -> Vec<u8>) -> Result<Asked, AskError> {
         // A place first: what is registered is sent.
         let place = self.lines.reserve().await.map_err(|_| AskError::Over)?;
@@ -212,7 +205,7 @@ impl Session {
             if let Some(cursor) = cursor {
                 params.insert("cursor".to_owned(), cursor);
             }
-            let answer = self.answer_within(START, METHOD, |id| wire::request(era, id, METHOD, params, false)).await?;
+            let answer = self.answer_within(START, METHOD, |id| wire::request(era, id, METHOD, params)).await?;
             let answer = answer.map_err(|error| AskError::Refused(METHOD, error.message))?;
             let page = answer.get("tools").and_then(Value::as_array);
             let page = page.ok_or_else(|| AskError::Strange("its list of tools is no list".to_owned()))?;
@@ -229,9 +222,8 @@ impl Session {
     ///
     /// # Errors
     /// The conversation is over, and nothing was asked.
-    pub(super) async fn call(&self, era: Era, tool: &str, arguments: Value) -> Result<Asked, AskError> {
-        let Value::Object(params) = json!({ "name": tool, "arguments": arguments }) else { return Err(AskError::Over) };
-        self.ask(era, "tools/call", params, true).await
+    pub(super) async fn call(&self, era: Era, tool: &str, arguments: &RawValue) -> Result<Asked, AskError> {
+        self.send(|id| wire::call(era, id, tool, arguments)).await
     }
 }
 
@@ -251,6 +243,7 @@ async fn write_all(mut writes: impl AsyncWrite + Unpin, mut lines: mpsc::Receive
 
 async fn read_all(
     reads: impl AsyncRead + Unpin,
+    redactor: &Redactor,
     open: &Mutex<Open>,
     lines: &mpsc::WeakSender<Vec<u8>>,
     changed: &watch::Sender<u64>,
@@ -263,7 +256,10 @@ async fn read_all(
             Ok(false) => return "it has closed its output".to_owned(),
             Err(why) => return why,
         }
-        match wire::read(&line) {
+        if wire::has_too_many(&line) {
+            return "it wrote a line with more values than are read".to_owned();
+        }
+        match wire::read(&line).map(|said| said.redacted(redactor)) {
             Some(Incoming::Answer(id, answer)) => {
                 let waiting = locked(open).waiting.remove(&id);
                 if let Some(waiting) = waiting {
@@ -313,7 +309,12 @@ async fn next_line(reads: &mut BufReader<impl AsyncRead + Unpin>, line: &mut Vec
 mod tests {
     use super::*;
     use crate::tasks::TaskGroup;
+    use serde_json::json;
     use tokio::io::{DuplexStream, duplex};
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
 
     struct Server {
         reads: BufReader<DuplexStream>,
@@ -323,7 +324,7 @@ mod tests {
 
     fn started() -> (Session, Server, oneshot::Receiver<String>) {
         let ((to, reads), (writes, from)) = (duplex(1 << 16), duplex(1 << 16));
-        let (session, work) = Session::over(from, to);
+        let (session, work) = Session::over(from, to, Redactor::default());
         let (tasks, (over, why)) = (TaskGroup::default(), oneshot::channel());
         tasks.spawn(async move { drop(over.send(work.await)) });
         (session, Server { reads: BufReader::new(reads), writes, tasks }, why)
@@ -376,8 +377,8 @@ mod tests {
     #[tokio::test]
     async fn answers_and_notes_find_their_request_whatever_else_is_written() {
         let (session, mut server, why) = started();
-        let mut one = session.call(Era::Legacy, "a", json!({})).await.unwrap();
-        let mut two = session.call(Era::Legacy, "b", json!({})).await.unwrap();
+        let mut one = session.call(Era::Legacy, "a", &raw(r#"{}"#)).await.unwrap();
+        let mut two = session.call(Era::Legacy, "b", &raw(r#"{}"#)).await.unwrap();
         let (first, second) = (server.next().await, server.next().await);
         server.writes.write_all(b"this is not JSON\n\xff\xfe\x00\n").await.unwrap();
         server.say(json!({ "id": 99, "result": 1 })).await;
@@ -390,20 +391,20 @@ mod tests {
         assert_eq!(one.notes.recv().await.as_deref(), Some("50%"));
         assert_eq!(server.next().await["id"], "s");
 
-        let three = session.call(Era::Legacy, "c", json!({})).await.unwrap();
+        let three = session.call(Era::Legacy, "c", &raw(r#"{}"#)).await.unwrap();
         server.next().await;
         drop(server.writes);
         let mut three = three;
         assert!((&mut three.answer).await.is_err(), "whoever waits is told");
         assert_eq!(why.await.unwrap(), "it has closed its output");
-        assert_eq!(session.call(Era::Legacy, "d", json!({})).await.unwrap_err(), AskError::Over);
+        assert_eq!(session.call(Era::Legacy, "d", &raw(r#"{}"#)).await.unwrap_err(), AskError::Over);
         assert!(server.tasks.shutdown(Duration::from_secs(1)).await);
     }
 
     #[tokio::test]
     async fn a_line_without_an_end_ends_the_conversation() {
         let (session, mut server, why) = started();
-        let asked = session.call(Era::Legacy, "a", json!({})).await.unwrap();
+        let asked = session.call(Era::Legacy, "a", &raw(r#"{}"#)).await.unwrap();
         let flood = async {
             let chunk = vec![b'y'; 1 << 16];
             while server.writes.write_all(&chunk).await.is_ok() {}

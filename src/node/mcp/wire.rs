@@ -1,10 +1,15 @@
 //! Messages of MCP on a stream of lines, in both eras that are in use: that of `initialize` (up to 2025-11-25), and that in which
 //! each request says for itself which version it is of (2026-07-28). Pure: no stream, no clock.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use crate::secrets::Redactor;
 
 /// Longest line of a server, bytes. Beyond, the server is ended: what it answered is lost, and whoever asked would wait for ever.
 pub(super) const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most values of a line: each takes a hundred bytes once it is read, however few it had as text.
+const VALUES_MAX: usize = 250_000;
 /// The version of the newer era that is spoken.
 const MODERN: &str = "2026-07-28";
 /// The version that is asked for in the older era; a server may answer with one before it.
@@ -53,6 +58,22 @@ pub(super) enum Incoming {
     Other,
 }
 
+impl Incoming {
+    /// The same without secrets.
+    pub(super) fn redacted(self, redactor: &Redactor) -> Self {
+        match self {
+            Self::Answer(id, Ok(answer)) => Self::Answer(id, Ok(redactor.redacted_json(answer))),
+            Self::Answer(id, Err(RpcError { code, message })) => {
+                Self::Answer(id, Err(RpcError { code, message: redactor.redacted(&message).into_owned() }))
+            }
+            Self::Progress(Progress { token, note }) => {
+                Self::Progress(Progress { token, note: redactor.redacted(&note).into_owned() })
+            }
+            plain @ (Self::Asks { .. } | Self::ToolsChanged | Self::Other) => plain,
+        }
+    }
+}
+
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Progress {
@@ -76,6 +97,21 @@ impl RpcError {
     pub(super) const fn is_of_legacy(&self) -> bool {
         !matches!(self.code, UNSUPPORTED_VERSION | MISSING_CAPABILITY | HEADER_MISMATCH)
     }
+}
+
+/// True for a line that has more values than are read, counted without reading it: what stands between them, texts left out.
+pub(super) fn has_too_many(line: &[u8]) -> bool {
+    let (mut values, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values > VALUES_MAX
 }
 
 /// Reads a line; `None`: it is no message.
@@ -133,26 +169,43 @@ fn client() -> Value {
 }
 
 /// A request, in the words of an era.
-pub(super) fn request(era: Era, id: u64, method: &str, mut params: Map<String, Value>, progress: bool) -> Vec<u8> {
-    let mut meta = Map::new();
-    if era == Era::Modern {
-        meta.insert(META_VERSION.to_owned(), MODERN.into());
-        meta.insert(META_CLIENT.to_owned(), client());
-        meta.insert(META_CAPABILITIES.to_owned(), json!({}));
-    }
-    if progress {
-        meta.insert("progressToken".to_owned(), id.into());
-    }
+pub(super) fn request(era: Era, id: u64, method: &str, mut params: Map<String, Value>) -> Vec<u8> {
+    let meta = meta(era, None);
     if !meta.is_empty() {
         params.insert("_meta".to_owned(), Value::Object(meta));
     }
     line(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }))
 }
 
+/// A call of a tool that is to tell its progress. Its arguments go out as they were written: no number of theirs is read here.
+pub(super) fn call(era: Era, id: u64, tool: &str, arguments: &RawValue) -> Vec<u8> {
+    let head = json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call" }).to_string();
+    let params = json!({ "name": tool, "_meta": meta(era, Some(id)) }).to_string();
+    let open = |object: &str| object.strip_suffix('}').unwrap_or(object).to_owned();
+    // A line end is white space in JSON, never part of a text, and would end the message here.
+    let arguments = arguments.get().replace(['\n', '\r'], " ");
+    let mut line = format!("{},\"params\":{},\"arguments\":{arguments}}}}}", open(&head), open(&params)).into_bytes();
+    line.push(b'\n');
+    line
+}
+
+fn meta(era: Era, progress: Option<u64>) -> Map<String, Value> {
+    let mut meta = Map::new();
+    if era == Era::Modern {
+        meta.insert(META_VERSION.to_owned(), MODERN.into());
+        meta.insert(META_CLIENT.to_owned(), client());
+        meta.insert(META_CAPABILITIES.to_owned(), json!({}));
+    }
+    if let Some(token) = progress {
+        meta.insert("progressToken".to_owned(), token.into());
+    }
+    meta
+}
+
 /// The first request of an era.
 pub(super) fn hello(era: Era, id: u64) -> Vec<u8> {
     match era {
-        Era::Modern => request(era, id, "server/discover", Map::new(), false),
+        Era::Modern => request(era, id, "server/discover", Map::new()),
         Era::Legacy => {
             let params = json!({ "protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client() });
             line(&json!({ "jsonrpc": "2.0", "id": id, "method": "initialize", "params": params }))
@@ -203,7 +256,7 @@ pub(super) fn initialized() -> Vec<u8> {
 pub(super) fn listen(id: u64) -> Vec<u8> {
     let params = json!({ "notifications": { "toolsListChanged": true } });
     let Value::Object(params) = params else { return Vec::new() };
-    request(Era::Modern, id, "subscriptions/listen", params, false)
+    request(Era::Modern, id, "subscriptions/listen", params)
 }
 
 /// Tells that nobody waits for a request any more.
@@ -287,8 +340,31 @@ mod tests {
     fn a_server_gets_an_answer_to_all_that_it_asks() {
         assert_eq!(said(answer(&json!("a"), "ping"))["result"], json!({}));
         assert_eq!(said(answer(&json!(1), "sampling/createMessage"))["error"]["code"], METHOD_NOT_FOUND);
-        let call = said(request(Era::Legacy, 4, "tools/call", Map::new(), true));
+        let call = said(call(Era::Legacy, 4, "a", &RawValue::from_string("{}".to_owned()).unwrap()));
         assert_eq!(call["params"]["_meta"], json!({ "progressToken": 4 }));
+    }
+
+    #[test]
+    fn a_line_of_nothing_but_values_is_not_read() {
+        let line = |values: usize| format!("[{}0]", "0,".repeat(values)).into_bytes();
+        assert!(!has_too_many(&line(1_000)) && has_too_many(&line(VALUES_MAX)));
+        let text = json!({ "text": ",[{\"\\".repeat(VALUES_MAX) }).to_string();
+        assert!(!has_too_many(text.as_bytes()));
+    }
+
+    #[test]
+    fn arguments_go_out_as_they_were_written() {
+        let written = "{\n  \"n\": 12345678901234567890123,\r\n  \"x\": 1.10000000000000000001,\"t\":\"a\\nb\" }";
+        let raw: Box<RawValue> = serde_json::from_str(written).unwrap();
+        let line = String::from_utf8(call(Era::Modern, 7, "a \"b\"", &raw)).unwrap();
+        assert!(line.contains("12345678901234567890123") && line.contains("1.10000000000000000001"), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+        let read: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["params"]["name"], "a \"b\"");
+        assert_eq!(read["params"]["arguments"]["t"], "a\nb");
+        assert_eq!(read["params"]["_meta"]["progressToken"], 7);
+        assert_eq!(read["params"]["_meta"][META_VERSION], MODERN);
+        assert_eq!((&read["id"], &read["method"]), (&json!(7), &json!("tools/call")));
     }
 
     proptest! {

@@ -67,7 +67,7 @@ fn a_whole_manifest_is_understood() {
     let plugin = good(WHOLE);
     assert_eq!((plugin.name.as_str(), plugin.description.as_str()), ("photo-tools", "Resizes photos"));
     assert_eq!(plugin.version, Some(semver::Version::new(1, 2, 0)));
-    assert_eq!(plugin.capabilities.into_iter().collect::<Vec<_>>(), [Capability::Files, Capability::Network]);
+    assert_eq!(plugin.capabilities.clone().into_iter().collect::<Vec<_>>(), [Capability::Files, Capability::Network]);
     let Runs::Container(program, container) = &plugin.execution.runs else {
         panic!("{plugin:?}", plugin = plugin.execution)
     };
@@ -80,6 +80,8 @@ fn a_whole_manifest_is_understood() {
     assert_eq!(program.env["API_KEY"], Value::Secret("photo-key".parse().unwrap()));
     assert_eq!(program.env["HOST"], Value::Env("HOSTNAME".to_owned()));
     assert_eq!(program.env["CERT"], Value::File("/etc/cert".into()));
+    assert_eq!(plugin.given().into_iter().collect::<Vec<_>>(), ["$HOSTNAME", "/etc/cert"]);
+    assert_eq!(plugin.consents().into_iter().collect::<Vec<_>>(), [Consent::HostData, Consent::Secrets]);
     assert_eq!((program.network, program.egress.len()), (NetworkMode::Restricted, 4));
     assert_eq!(program.write, [std::path::Path::new("/srv/photos/out")]);
     assert_eq!((program.cpu_limit, program.pids_limit), (Some(500), Some(256)));
@@ -110,7 +112,22 @@ fn each_kind_of_plugin_needs_little() {
         "name: h\nexecution: { protocol: mcp, url: 'https://host/mcp', headers: { Authorization: { secret: tok } } }",
     );
     assert_eq!(http.secrets().into_iter().map(SecretName::as_str).collect::<Vec<_>>(), ["tok"]);
-    assert_eq!((http.tier(), http.consents().len()), (None, 0));
+    assert_eq!((http.tier(), http.consents().into_iter().collect::<Vec<_>>()), (None, vec![Consent::Secrets]));
+    for asks in [
+        "env: { A: { file: /etc/shadow } }",
+        "env: { A: { env: HOME } }",
+        "read: [/srv]",
+        "write: [/srv]",
+        "unix_sockets: true",
+    ] {
+        let text =
+            format!("name: x\nexecution:\n  tier: process\n  command: [cat]\n  {asks}\ntools: [{{ name: run }}]");
+        assert_eq!(
+            good(&text).consents().into_iter().collect::<Vec<_>>(),
+            [Consent::Process, Consent::HostData],
+            "{asks}"
+        );
+    }
 }
 
 #[test]

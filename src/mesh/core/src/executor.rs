@@ -547,7 +547,9 @@ impl Executor {
         let header = running.header.clone();
         let started_ms = running.started_ms;
         let reason = match (&ended.ending, &running.killed) {
-            (Ending::Cancelled, Some(why)) => why.clone(),
+            (Ending::Cancelled, Some(why)) if ended.reason.is_empty() => why.clone(),
+            // It may say that something goes on all the same.
+            (Ending::Cancelled, Some(why)) => format!("{why}; {}", ended.reason),
             _ => ended.reason,
         };
         let mut finished = self.finish(id, attempt, ended.ending, &reason, Some(header), fx);

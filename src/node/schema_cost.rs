@@ -2,7 +2,8 @@
 //! kilobyte that refers to itself twice at each of thirty places asks for a billion steps, so whoever writes one could stop this
 //! device. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
@@ -13,6 +14,8 @@ const COMPILED_MAX: u64 = 5_000;
 const CHECKED_MAX: u64 = 20_000;
 /// Subschemas that lead into each other in one row. Whoever walks through them calls itself.
 const ROW_MAX: usize = 400;
+/// Places that all subschemas lead to, together: what counting them takes.
+const PLACES_MAX: usize = 100_000;
 
 /// A reason for which a schema costs too much, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,15 +42,19 @@ pub(super) enum Costly {
 /// # Errors
 /// It costs too much.
 pub(super) fn of(schema: &Value, depth: usize) -> Result<u64, Costly> {
-    let mut walk = Walk { root: schema, anchors: HashMap::new(), compiled: HashMap::new(), checked: HashMap::new() };
+    let mut walk = Walk {
+        root: schema,
+        anchors: HashMap::new(),
+        compiled: HashMap::new(),
+        held: HashMap::new(),
+        places: 0,
+        checked: HashMap::new(),
+    };
     walk.find_anchors(schema);
     if walk.compiled(schema, &mut Vec::new())? > COMPILED_MAX {
         return Err(Costly::Compiled);
     }
-    match walk.checked(schema, depth, 0)? {
-        steps if steps > CHECKED_MAX => Err(Costly::Checked),
-        steps => Ok(steps),
-    }
+    walk.checked(schema, depth)
 }
 
 /// A subschema, by where it is in memory: it is one as long as its schema is borrowed.
@@ -57,19 +64,45 @@ struct Walk<'a> {
     root: &'a Value,
     anchors: HashMap<&'a str, Vec<&'a Value>>,
     compiled: HashMap<Id, u64>,
-    /// By depth as well; `None` while it is being counted.
-    checked: HashMap<(Id, usize), Option<u64>>,
+    held: HashMap<Id, Rc<Held<'a>>>,
+    /// Of all of these together.
+    places: usize,
+    /// By depth as well.
+    checked: HashMap<(Id, usize), u64>,
 }
 
-/// What of a subschema is held against what.
+/// A part of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place<'a> {
+    /// The member of this name.
+    Named(&'a str),
+    /// Any member.
+    Member,
+    /// Any item of a list.
+    Item,
+}
+
+/// What is held against one value.
+struct Held<'a> {
+    steps: u64,
+    /// What is held against its parts, and how often.
+    below: BTreeMap<(Place<'a>, Id), (&'a Value, u64)>,
+}
+
+impl<'a> Held<'a> {
+    fn add(&mut self, place: Place<'a>, id: Id, schema: &'a Value, count: u64) {
+        let (_, sum) = self.below.entry((place, id)).or_insert((schema, 0));
+        *sum = sum.saturating_add(count);
+    }
+}
+
+/// What a subschema consists of.
 #[derive(Default)]
 struct Parts<'a> {
-    /// Against the same value.
+    /// Held against the same value.
     here: Vec<&'a Value>,
-    /// Against the member of this name, or the item of this place.
-    named: HashMap<&'a str, Vec<&'a Value>>,
-    /// Against any member or item.
-    any: Vec<&'a Value>,
+    /// Held against a part of it.
+    below: Vec<(Place<'a>, &'a Value)>,
     /// What the others have looked at is looked at again, for what is left over.
     twice: bool,
 }
@@ -123,21 +156,27 @@ impl<'a> Walk<'a> {
                     parts.here.extend(value.as_object().into_iter().flat_map(Map::values));
                 }
                 "properties" => {
-                    for (name, value) in value.as_object().into_iter().flatten() {
-                        parts.named.entry(name).or_default().push(value);
-                    }
+                    let named = value.as_object().into_iter().flatten();
+                    parts.below.extend(named.map(|(name, value)| (Place::Named(name), value)));
                 }
-                "patternProperties" => parts.any.extend(value.as_object().into_iter().flat_map(Map::values)),
+                "patternProperties" => {
+                    let any = value.as_object().into_iter().flat_map(Map::values);
+                    parts.below.extend(any.map(|value| (Place::Member, value)));
+                }
                 // Items may be of one schema, or of one each.
                 "items" | "prefixItems" if value.is_array() => {
-                    parts.any.extend(value.as_array().into_iter().flatten());
+                    let items = value.as_array().into_iter().flatten();
+                    parts.below.extend(items.map(|value| (Place::Item, value)));
                 }
-                "unevaluatedProperties" | "unevaluatedItems" => {
+                "items" | "contains" | "additionalItems" => parts.below.push((Place::Item, value)),
+                "additionalProperties" | "propertyNames" => parts.below.push((Place::Member, value)),
+                "unevaluatedItems" => {
                     parts.twice = true;
-                    parts.any.push(value);
+                    parts.below.push((Place::Item, value));
                 }
-                "items" | "contains" | "additionalItems" | "additionalProperties" | "propertyNames" => {
-                    parts.any.push(value);
+                "unevaluatedProperties" => {
+                    parts.twice = true;
+                    parts.below.push((Place::Member, value));
                 }
                 _ => {}
             }
@@ -159,13 +198,13 @@ impl<'a> Walk<'a> {
             return Err(Costly::Row);
         }
         above.push(id);
-        let Parts { here, named, any, twice } = self.parts(members)?;
+        let Parts { here, below, twice } = self.parts(members)?;
         let times = if twice { 2 } else { 1 };
         let mut steps = 1_u64;
         for part in here {
             steps = steps.saturating_add(self.compiled(part, above)?.saturating_mul(times));
         }
-        for part in named.into_values().flatten().chain(any) {
+        for (_, part) in below {
             steps = steps.saturating_add(self.compiled(part, above)?);
         }
         above.pop();
@@ -173,39 +212,68 @@ impl<'a> Walk<'a> {
         Ok(steps)
     }
 
-    /// Steps at one chain of values, of which `depth` more may follow.
-    fn checked(&mut self, schema: &'a Value, depth: usize, row: usize) -> Result<u64, Costly> {
-        let Some(members) = schema.as_object() else { return Ok(1) };
+    /// All that is held against a value by this subschema and those that it leads to for the same value.
+    fn held(&mut self, schema: &'a Value, above: &mut Vec<Id>) -> Result<Rc<Held<'a>>, Costly> {
         let id: Id = schema;
-        match self.checked.get(&(id, depth)) {
-            Some(Some(known)) => return Ok(*known),
-            Some(None) => return Err(Costly::Endless),
-            None => {}
+        if let Some(known) = self.held.get(&id) {
+            return Ok(known.clone());
         }
-        if row >= ROW_MAX {
+        if above.contains(&id) {
+            return Err(Costly::Endless);
+        }
+        if above.len() >= ROW_MAX {
             return Err(Costly::Row);
         }
-        self.checked.insert((id, depth), None);
-        let Parts { here, named, any, twice } = self.parts(members)?;
-        let times = if twice { 2 } else { 1 };
-        let mut steps = 1_u64;
-        for part in here {
-            steps = steps.saturating_add(self.checked(part, depth, row + 1)?.saturating_mul(times));
-        }
-        if let Some(below) = depth.checked_sub(1) {
-            let sum = |walk: &mut Self, parts: Vec<&'a Value>| {
-                parts.into_iter().try_fold(0_u64, |sum, part| {
-                    Ok::<u64, Costly>(sum.saturating_add(walk.checked(part, below, row + 1)?))
-                })
-            };
-            let for_any = sum(self, any)?;
-            let mut most = 0;
-            for parts in named.into_values() {
-                most = sum(self, parts)?.max(most);
+        let mut held = Held { steps: 1, below: BTreeMap::new() };
+        if let Some(members) = schema.as_object() {
+            above.push(id);
+            let Parts { here, below, twice } = self.parts(members)?;
+            for part in here {
+                let part = self.held(part, above)?;
+                let times = if twice { 2 } else { 1 };
+                held.steps = held.steps.saturating_add(part.steps.saturating_mul(times));
+                for ((place, id), (schema, count)) in &part.below {
+                    held.add(*place, *id, schema, count.saturating_mul(times));
+                }
             }
-            steps = steps.saturating_add(for_any).saturating_add(most);
+            for (place, schema) in below {
+                held.add(place, schema, schema, 1);
+            }
+            above.pop();
         }
-        self.checked.insert((id, depth), Some(steps));
+        self.places += held.below.len();
+        if self.places > PLACES_MAX {
+            return Err(Costly::Compiled);
+        }
+        let held = Rc::new(held);
+        self.held.insert(id, held.clone());
+        Ok(held)
+    }
+
+    /// Steps at one chain of values, of which `depth` more may follow.
+    fn checked(&mut self, schema: &'a Value, depth: usize) -> Result<u64, Costly> {
+        let id: Id = schema;
+        if let Some(known) = self.checked.get(&(id, depth)) {
+            return Ok(*known);
+        }
+        let held = self.held(schema, &mut Vec::new())?;
+        let mut at: BTreeMap<Place<'a>, u64> = BTreeMap::new();
+        if let Some(below) = depth.checked_sub(1) {
+            for ((place, _), (schema, count)) in &held.below {
+                let steps = self.checked(schema, below)?.saturating_mul(*count);
+                let sum = at.entry(*place).or_default();
+                *sum = sum.saturating_add(steps);
+            }
+        }
+        // A value is an object or a list, and a chain goes on in one of its members.
+        let any = |place| at.get(&place).copied().unwrap_or_default();
+        let named = at.iter().filter_map(|(place, steps)| matches!(place, Place::Named(_)).then_some(*steps)).max();
+        let object = any(Place::Member).saturating_add(named.unwrap_or_default());
+        let steps = held.steps.saturating_add(object.max(any(Place::Item)));
+        if steps > CHECKED_MAX {
+            return Err(Costly::Checked);
+        }
+        self.checked.insert((id, depth), steps);
         Ok(steps)
     }
 }
@@ -255,9 +323,10 @@ mod tests {
         let by_pattern =
             json!({ "additionalProperties": { "$ref": "#" }, "patternProperties": { "^x": { "$ref": "#" } } });
         assert_eq!(of(&by_pattern, 64), Err(Costly::Checked));
-        let left_over = json!({ "properties": { "x": { "$ref": "#" } }, "allOf": [{ "$ref": "#/$defs/a" }],
-            "unevaluatedProperties": false, "$defs": { "a": { "properties": { "y": { "$ref": "#" } } } } });
-        assert!(of(&left_over, 20).is_ok());
+        // What is left over is found by looking at all of it again, at each level.
+        let left_over = json!({ "allOf": [{ "$ref": "#/$defs/a" }], "unevaluatedProperties": false,
+            "$defs": { "a": { "properties": { "y": { "$ref": "#" } } } } });
+        assert_eq!((of(&left_over, 8).is_ok(), of(&left_over, 64)), (true, Err(Costly::Checked)));
     }
 
     #[test]

@@ -102,10 +102,13 @@ fn each_kind_of_plugin_needs_little() {
     assert_eq!(process.program().map(|program| program.network), Some(NetworkMode::None));
     let grpc = good("name: g\nexecution: { protocol: grpc, grpc_port: 50051, image: x }");
     assert_eq!((grpc.execution.protocol, grpc.consents().len()), (Protocol::Grpc(50051), 0));
-    let mcp = good(
+    let mcp = read(
         "name: m\nexecution: { tier: process, protocol: mcp, command: [node, x.js], network: host, cancel: restart, lazy: true }\n\
          expose: ['read_*']\napprove: ['Write_*']\neffects: { get: none }",
-    );
+    )
+    .unwrap();
+    assert!(mcp.warnings.len() == 1 && mcp.warnings[0].contains("sigil rule ask"), "{:?}", mcp.warnings);
+    let mcp = mcp.plugin;
     assert!(mcp.mcp.lazy && mcp.mcp.expose.len() == 1 && mcp.mcp.effects[&"get".parse().unwrap()] == Effect::None);
     assert_eq!(mcp.consents().len(), 2);
     let http = good(

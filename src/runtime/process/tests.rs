@@ -352,5 +352,10 @@ async fn what_a_killed_agent_left_is_removed() {
     std::fs::create_dir_all(work.join("run-old")).unwrap();
     std::fs::create_dir_all(work.join("mine")).unwrap();
     let _launcher = Launcher::start(work.clone(), None, &TaskGroup::default()).unwrap();
+    // Beside the start, once this device is tested.
+    let until = Instant::now() + Duration::from_secs(30);
+    while work.join("run-old").exists() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(!work.join("run-old").exists() && work.join("mine").exists());
 }

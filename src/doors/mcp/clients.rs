@@ -22,8 +22,6 @@ pub(crate) const FILE: &str = "mcp-clients.json";
 const CLIENTS_MAX: usize = 256;
 /// Tools that are pinned for one client.
 pub(crate) const PINNED_MAX: usize = 64;
-/// Longest name of a tool, characters.
-pub(crate) const NAME_MAX: usize = 46;
 /// Longest name that a client gives itself, characters.
 const NAME_CHARS_MAX: usize = 100;
 /// Version of the file.

@@ -18,7 +18,7 @@ mod subscribe;
 mod tasks;
 mod wire;
 
-pub(crate) use clients::{Client, NAME_MAX, PINNED_MAX, Profile, Terms};
+pub(crate) use clients::{Client, PINNED_MAX, Profile, Terms};
 pub(in crate::doors) use desk::{Desk, watch};
 pub(in crate::doors) use http::routes;
 pub(crate) use http::{KEEP_HEADER, PATH, PROFILE_HEADER};

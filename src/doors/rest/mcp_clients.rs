@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 
 use super::extract::{JSON, Segment, body_or_default, check_accept};
 use super::model::{Page, time};
-use super::shapes::Asker;
+use super::shapes::{Asker, NameOfTool};
 use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
-use crate::doors::mcp::{self, NAME_MAX, PINNED_MAX, Profile, Terms};
+use crate::doors::mcp::{self, PINNED_MAX, Profile, Terms};
 use crate::status::{ErrorCode, OpError};
 
 /// Tools that a client is shown.
@@ -85,7 +85,7 @@ pub(super) struct NewMcpClient {
     /// Names of tools that it is shown besides, where not all are; default none.
     #[serde(default)]
     #[schema(max_items = 64)]
-    pinned: Vec<String>,
+    pinned: Vec<NameOfTool>,
 }
 
 /// MCP clients that were here, or of whom something was said.
@@ -108,10 +108,10 @@ pub(super) async fn set(
     request: Request<Body>,
 ) -> Result<Json<McpClient>, OpError> {
     let NewMcpClient { profile, pinned } = body_or_default(request).await?;
-    if pinned.len() > PINNED_MAX || pinned.iter().any(|name| name.is_empty() || name.len() > NAME_MAX) {
-        let detail = format!("at most {PINNED_MAX} names are pinned, each of 1 to {NAME_MAX} characters");
-        return Err(OpError::new(ErrorCode::Invalid, detail));
+    if pinned.len() > PINNED_MAX {
+        return Err(OpError::new(ErrorCode::Invalid, format!("at most {PINNED_MAX} names are pinned")));
     }
+    let pinned = pinned.into_iter().map(|name| name.0.to_string()).collect();
     who.require_socket("what a client is shown is said", "run `sigil mcp clients` on this machine")?;
     let client = app.mcp.clients().set(&of, Terms { profile: profile.into(), pinned, revoked: false }).await?;
     Ok(Json(McpClient::new(of.to_string(), client)))

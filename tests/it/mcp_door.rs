@@ -507,6 +507,74 @@ fn an_ask_is_answered_by_a_person_alone() {
 }
 
 #[test]
+fn results_are_handed_on_as_what_they_are() {
+    if !crate::mcp::python() {
+        return crate::harness::skip("mcp_door", "python3 is missing");
+    }
+    let (mesh, _dir) = crate::mcp::hosts("old");
+    let hub = &mesh.homes[0];
+    wait_until("they are listed", PATIENCE, || {
+        names(&old(hub, "tools/list", &json!({}))).contains(&"nas__py_mixed".to_owned())
+    });
+    let list = old(hub, "tools/list", &json!({}));
+    let mixed =
+        list["result"]["tools"].as_array().unwrap().iter().find(|tool| tool["name"] == "nas__py_mixed").unwrap();
+    assert_eq!(
+        (&mixed["_meta"]["sigil/hints"], &mixed["annotations"]["destructiveHint"]),
+        (&json!("untrusted"), &json!(true))
+    );
+    let mixed = call(hub, "nas__py_mixed", &json!({}));
+    let kinds: Vec<&str> = mixed["content"].as_array().unwrap().iter().map(|part| text(part, "type")).collect();
+    assert_eq!(kinds, ["text", "image", "text", "text"], "{mixed}");
+    let image = data_encoding_of(text(&mixed["content"][1], "data"));
+    assert_eq!((image.as_slice(), text(&mixed["content"][1], "mimeType")), (b"\x89PNG cat".as_slice(), "image/png"));
+    assert_eq!(call(hub, "nas__py_structured", &json!({}))["structuredContent"], json!({ "n": 1 }));
+    let fail = call(hub, "nas__py_fail", &json!({}));
+    assert!(fail["isError"] == true && text(&fail["content"][0], "text").contains("it went wrong"), "{fail}");
+    let unfit = call(hub, "nas__py_hello", &json!({ "name": "much too long" }));
+    assert!(unfit["isError"] == true && text(&unfit["content"][0], "text").contains("nothing ran"), "{unfit}");
+    let crash = call(hub, "nas__py_crash", &json!({}));
+    let said = text(&crash["content"][0], "text");
+    assert!(said.contains("may or may not have happened"), "{crash}");
+    assert_eq!(crash["structuredContent"]["retryable"], false);
+}
+
+fn data_encoding_of(base64: &str) -> Vec<u8> {
+    let value = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let mut bytes = Vec::new();
+    for four in base64.trim_end_matches('=').as_bytes().chunks(4) {
+        let bits =
+            four.iter().enumerate().fold(0_u32, |bits, (n, byte)| bits | u32::from(value(*byte)) << (18 - 6 * n));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    bytes
+}
+
+#[test]
+fn what_is_too_large_for_an_answer_is_read_by_itself() {
+    let large = "head -c 3000000 /dev/zero | tr '\\0' x";
+    let hub = Home::new("hub").with_tool("large", large, "none").started();
+    let result = call(&hub, "hub__large", &json!({}));
+    let link = &result["content"][0];
+    assert_eq!((text(link, "type"), &link["size"]), ("resource_link", &json!(3_000_000)), "{result}");
+    let read = old(&hub, "resources/read", &json!({ "uri": link["uri"] }));
+    let bytes = data_encoding_of(text(&read["result"]["contents"][0], "blob"));
+    assert!(bytes.len() == 3_000_000 && bytes.iter().all(|byte| *byte == b'x'), "{}", bytes.len());
+    let unknown = old(&hub, "resources/read", &json!({ "uri": "sigil://result/00000000000000000000000000/0" }));
+    assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
+    // Over pipes it is one line like any other.
+    let mut pipe = Pipe::start(&hub, &["--as", "mcp"]);
+    let read = pipe.ask(1, "resources/read", &json!({ "uri": link["uri"] }));
+    assert_eq!(text(&read["result"]["contents"][0], "blob").len(), 4_000_000);
+}
+
+#[test]
 fn memory_is_used_by_an_agent_of_its_owner() {
     let hub = Home::new("hub").started();
     let said = ["Alice is a software engineer at Acme Corp", "The dentist is on Friday at nine", "Bob feeds the cat"];

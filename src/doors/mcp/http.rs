@@ -206,7 +206,7 @@ impl Visit {
             Ok(document(StatusCode::OK, result(&asking.id, self.era, it, fresh).to_string()))
         };
         match (asking.method.as_str(), self.era) {
-            ("initialize", _) => Ok(self.initialize(&asking.id, params)),
+            ("initialize", Era::Legacy) => Ok(self.initialize(&asking.id, params)),
             ("server/discover", Era::Modern) => whole(self.discover(), FRESH_SERVER),
             ("ping", Era::Legacy) => whole(Map::new(), Fresh::No),
             ("tools/list", _) => whole(self.tools().await, FRESH_LIST),

@@ -18,7 +18,7 @@ use super::names::{Names, any_name};
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::is_online;
 use crate::mesh::MeshHandle;
-use crate::node::card::{About, Hints, sorted};
+use crate::node::card::{Hints, ToolDescription, sorted};
 
 /// Cards that are kept parsed. A mesh has at most 512 tools on each device; what is thrown out is read again.
 const CARDS_MAX: usize = 4_096;
@@ -28,7 +28,7 @@ const CARDS_WAIT: Duration = Duration::from_secs(1);
 /// Cards that were read, by their hash: what has the same hash says the same for ever.
 #[derive(Debug, Default)]
 pub(super) struct Cards {
-    read: Mutex<BTreeMap<Hash, Arc<About>>>,
+    read: Mutex<BTreeMap<Hash, Arc<ToolDescription>>>,
 }
 
 impl Cards {
@@ -39,13 +39,13 @@ impl Cards {
         peer: PeerId,
         tool: &ToolDecl,
         wait: Duration,
-    ) -> Option<Arc<About>> {
+    ) -> Option<Arc<ToolDescription>> {
         let hash = tool.card?;
         if let Some(about) = self.read.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             return Some(about.clone());
         }
         let bytes = mesh.payloads().card(hash, peer, wait).await.ok()?;
-        let about = Arc::new(About::read(&bytes).ok()?);
+        let about = Arc::new(ToolDescription::read(&bytes).ok()?);
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.len() >= CARDS_MAX {
             read.clear();
@@ -64,13 +64,22 @@ pub(super) struct Open<'v> {
     pub(super) asks: bool,
 }
 
-/// All tools that the caller may use, by device and name. One function decides, here as for each call.
+/// All tools that the caller may use, by device and name.
 pub(super) fn open<'v>(view: &'v View, who: &Identity) -> Vec<Open<'v>> {
+    open_of(view, who, |_, _| true)
+}
+
+/// Those of them that `wanted` picks. One function decides, here as for each call.
+pub(super) fn open_of<'v>(
+    view: &'v View,
+    who: &Identity,
+    wanted: impl Fn(&NodeView, &ToolDecl) -> bool,
+) -> Vec<Open<'v>> {
     let Some(principal) = who.holder().cloned().or_else(|| view.rights.sits_at(&view.me)) else { return Vec::new() };
     let credential = who.token().map(|shown| Credential { token: shown.id.clone(), over: false });
     let mut open = Vec::new();
     for node in &view.nodes {
-        for tool in node.tools() {
+        for tool in node.tools().iter().filter(|tool| wanted(node, tool)) {
             let request = Request {
                 principal: principal.clone(),
                 origin: view.me,
@@ -102,7 +111,7 @@ pub(super) struct Listed {
 /// The tools of all devices, by name; `any__…` among them where several offer the same.
 pub(super) async fn tools(mesh: &MeshHandle, cards: &Cards, view: &View, names: &Names, who: &Identity) -> Vec<Listed> {
     let mut listed = Vec::new();
-    let mut alike: BTreeMap<&ToolName, Vec<(Open<'_>, Option<Arc<About>>)>> = BTreeMap::new();
+    let mut alike: BTreeMap<&ToolName, Vec<(Open<'_>, Option<Arc<ToolDescription>>)>> = BTreeMap::new();
     let deadline = Instant::now() + CARDS_WAIT;
     for open in open(view, who) {
         let wait = deadline.saturating_duration_since(Instant::now());
@@ -115,7 +124,7 @@ pub(super) async fn tools(mesh: &MeshHandle, cards: &Cards, view: &View, names: 
         alike.entry(&open.tool.name).or_default().push((open, about));
     }
     for (tool, all) in alike {
-        let schema = |about: &Option<Arc<About>>| about.as_ref().and_then(|about| about.input_schema.clone());
+        let schema = |about: &Option<Arc<ToolDescription>>| about.as_ref().and_then(|about| about.input_schema.clone());
         let ([(first, about), rest @ ..], Some(name)) = (all.as_slice(), any_name(tool)) else { continue };
         let same = rest.iter().all(|(_, other)| schema(other) == schema(about));
         if !rest.is_empty() && same && !listed.iter().any(|it| it.name == name) {
@@ -127,7 +136,7 @@ pub(super) async fn tools(mesh: &MeshHandle, cards: &Cards, view: &View, names: 
 }
 
 /// The schema of arguments; of a tool that does not say, any object.
-pub(super) fn input_schema(about: Option<&About>) -> Value {
+pub(super) fn input_schema(about: Option<&ToolDescription>) -> Value {
     let schema = about.and_then(|about| about.input_schema.clone()).filter(Value::is_object);
     let mut schema = schema.unwrap_or_else(|| json!({}));
     // Clients take no other root than an object.
@@ -139,7 +148,7 @@ pub(super) fn input_schema(about: Option<&About>) -> Value {
 
 /// The schema of results: that of the tool, or the standing of a call that has none yet. `None` where the tool says nothing, or
 /// refers within its schema, which would lead elsewhere once it stands inside of another.
-pub(super) fn output_schema(about: Option<&About>) -> Option<Value> {
+pub(super) fn output_schema(about: Option<&ToolDescription>) -> Option<Value> {
     let own = about?.output_schema.clone().filter(|own| own.get("type").and_then(Value::as_str) == Some("object"))?;
     if refers(&own) {
         return None;
@@ -158,13 +167,13 @@ fn refers(schema: &Value) -> bool {
     }
 }
 
-fn description(tool: &ToolDecl, about: Option<&About>) -> String {
+fn description(tool: &ToolDecl, about: Option<&ToolDescription>) -> String {
     let long = about.map(|about| about.description.as_str()).filter(|text| !text.is_empty());
     long.unwrap_or(&tool.description).to_owned()
 }
 
 /// The four hints. What the owner of the device says counts; what a tool says of itself makes it look no more harmless.
-fn annotations(tool: &ToolDecl, about: Option<&About>) -> Value {
+fn annotations(tool: &ToolDecl, about: Option<&ToolDescription>) -> Value {
     let said = about.map(|about| about.hints.clone()).unwrap_or_default();
     let Hints { destructive, open_world, trusted, .. } = said;
     let harmless = tool.effect == Effect::None;
@@ -178,7 +187,7 @@ fn annotations(tool: &ToolDecl, about: Option<&About>) -> Value {
     })
 }
 
-fn entry(view: &View, names: &Names, name: &str, open: Open<'_>, about: Option<&About>) -> Value {
+fn entry(view: &View, names: &Names, name: &str, open: Open<'_>, about: Option<&ToolDescription>) -> Value {
     let Open { node, tool, asks } = open;
     let shown = about.map(|about| about.title.as_str()).filter(|title| !title.is_empty()).unwrap_or(tool.name.as_str());
     let mut meta = json!({
@@ -196,14 +205,19 @@ fn entry(view: &View, names: &Names, name: &str, open: Open<'_>, about: Option<&
     whole(name, &format!("{}: {shown}", node.node_id), tool, about, meta)
 }
 
-fn entry_of_any(name: &str, first: Open<'_>, about: Option<&About>, all: &[(Open<'_>, Option<Arc<About>>)]) -> Value {
+fn entry_of_any(
+    name: &str,
+    first: Open<'_>,
+    about: Option<&ToolDescription>,
+    all: &[(Open<'_>, Option<Arc<ToolDescription>>)],
+) -> Value {
     let nodes: Vec<String> = all.iter().map(|(open, _)| open.node.node_id.to_string()).collect();
     let asks = all.iter().any(|(open, _)| open.asks);
     let meta = json!({ "sigil/address": format!("any:{}", first.tool.name), "sigil/nodes": nodes, "sigil/asks": asks });
     whole(name, &format!("any device: {}", first.tool.name), first.tool, about, meta)
 }
 
-fn whole(name: &str, title: &str, tool: &ToolDecl, about: Option<&About>, meta: Value) -> Value {
+fn whole(name: &str, title: &str, tool: &ToolDecl, about: Option<&ToolDescription>, meta: Value) -> Value {
     let mut entry = Map::new();
     entry.insert("name".to_owned(), name.into());
     entry.insert("title".to_owned(), title.into());
@@ -221,8 +235,8 @@ fn whole(name: &str, title: &str, tool: &ToolDecl, about: Option<&About>, meta: 
 mod tests {
     use super::*;
 
-    fn about(output: Value) -> About {
-        About { output_schema: Some(output), ..About::default() }
+    fn about(output: Value) -> ToolDescription {
+        ToolDescription { output_schema: Some(output), ..ToolDescription::default() }
     }
 
     #[test]
@@ -241,7 +255,10 @@ mod tests {
     #[test]
     fn arguments_are_an_object_whatever_a_tool_says() {
         assert_eq!(input_schema(None), json!({ "type": "object" }));
-        let odd = About { input_schema: Some(json!({ "anyOf": [{ "type": "object" }] })), ..About::default() };
+        let odd = ToolDescription {
+            input_schema: Some(json!({ "anyOf": [{ "type": "object" }] })),
+            ..ToolDescription::default()
+        };
         assert_eq!(input_schema(Some(&odd))["type"], "object");
     }
 
@@ -257,7 +274,9 @@ mod tests {
             state: mesh_core::record::Fitness::READY,
         };
         let hints = |trusted| Hints { read_only: Some(true), destructive: Some(false), trusted, ..Hints::default() };
-        let of = |trusted| annotations(&tool, Some(&About { hints: hints(trusted), ..About::default() }));
+        let of = |trusted| {
+            annotations(&tool, Some(&ToolDescription { hints: hints(trusted), ..ToolDescription::default() }))
+        };
         assert_eq!((&of(false)["destructiveHint"], &of(false)["readOnlyHint"]), (&json!(true), &json!(false)));
         assert_eq!(of(true)["destructiveHint"], false);
         let none = ToolDecl { effect: Effect::None, ..tool };

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::ids::ReqId;
+use mesh_core::io::NodeView;
 use mesh_core::policy::Domain;
+use mesh_core::record::ToolDecl;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -270,9 +272,9 @@ pub(super) fn meant(app: &Arc<App>, who: &Identity, name: &str) -> Result<Meant,
     };
     let names = app.mcp.names(&view);
     let meant = names.meant(name).ok_or_else(unknown)?;
-    let is_open =
-        |open: &list::Open<'_>| open.tool.name == meant.tool && meant.peer.is_none_or(|peer| open.node.peer == peer);
-    if list::open(&view, who).iter().any(is_open) { Ok(meant) } else { Err(unknown()) }
+    let is_it =
+        |node: &NodeView, tool: &ToolDecl| tool.name == meant.tool && meant.peer.is_none_or(|peer| node.peer == peer);
+    if list::open_of(&view, who, is_it).is_empty() { Err(unknown()) } else { Ok(meant) }
 }
 
 #[derive(Deserialize)]

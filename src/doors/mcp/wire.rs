@@ -249,7 +249,8 @@ pub(super) fn era(request: &Request<'_>, headers: &HeaderMap) -> Result<(Era, Me
     };
     let meta = Meta { members: said.meta.clone().unwrap_or_default() };
     let header = sole(headers, VERSION_HEADER)?;
-    if request.method == "initialize" {
+    // The newer era has no such method, and answers so.
+    if request.method == "initialize" && meta.text(META_VERSION) != Some(MODERN) {
         let body = said.version.as_ref().and_then(Value::as_str);
         if header.is_some_and(|header| Some(header) != body) {
             return Err(mismatch(&format!("the header {VERSION_HEADER} and `protocolVersion` differ")));
@@ -456,6 +457,17 @@ mod tests {
         let mut other = all.clone();
         other[2].1 = "other";
         assert_eq!(era(&call, &headers(&other)).unwrap_err().code, HEADER_MISMATCH);
+    }
+
+    #[test]
+    fn the_newer_era_has_no_greeting() {
+        let hello = CALL.replace("tools/call", "initialize");
+        let all = headers_of(hello.as_bytes());
+        let all: Vec<(&'static str, &str)> = all.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(era(&request(&hello), &headers(&all)).unwrap().0, Era::Modern);
+        let old =
+            request(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2026-07-28"}}"#);
+        assert_eq!(era(&old, &headers(&[])).unwrap().0, Era::Legacy);
     }
 
     #[test]

@@ -470,7 +470,7 @@ fn an_ask_is_answered_by_a_person_alone() {
             "--wait",
             "10m",
             "--approver",
-            "owner",
+            "role:owner",
         ],
     );
     let claude = [("sigil-mcp-client", "claude")];

@@ -45,7 +45,9 @@ mod plugin;
 pub(crate) use approvals::{Answer, ApprovalsArgs, ApprovalsCommand};
 pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
 pub(crate) use model::ModelCommand;
-pub(crate) use plugin::{McpCommand, PluginCommand, PluginRunArgs, SecretCommand};
+pub(crate) use plugin::{
+    McpArgs, McpClient, McpClientsCommand, McpCommand, PluginCommand, PluginRunArgs, SecretCommand,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -175,10 +177,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SecretCommand,
     },
-    /// MCP servers that this device hosts
+    /// Be an MCP server on standard input and output: the tools of all devices for an agent. Without a command, as clients start it
+    #[command(args_conflicts_with_subcommands = true)]
     Mcp {
+        #[command(flatten)]
+        args: McpArgs,
         #[command(subcommand)]
-        command: McpCommand,
+        command: Option<McpCommand>,
     },
     /// Make a bearer token for the HTTP door on this machine; it is shown this once
     Token(TokenArgs),

@@ -219,6 +219,17 @@ impl Client {
         Err(Failure::from_answer(status, &body))
     }
 
+    /// Sends a request, and gives the answer as it comes.
+    #[cfg(feature = "mcp")]
+    pub(crate) async fn stream(
+        &self,
+        path: &str,
+        body: String,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>, Failure> {
+        self.open(Method::POST, path, Extras { body: Some(body), headers, within: None }).await
+    }
+
     async fn open(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Response<Incoming>, Failure> {
         let stream = self.connect().await?;
         let broken = |error: hyper::Error| Failure::new(Exit::Failed, format!("talking to the agent: {error}"));

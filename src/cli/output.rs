@@ -126,6 +126,13 @@ impl Ui {
         write(format!("{text}\n").as_bytes());
     }
 
+    /// Writes a piece of a message of a protocol, byte for byte whatever reads it.
+    #[cfg(feature = "mcp")]
+    #[expect(clippy::unused_self, reason = "all that is shown goes through here")]
+    pub(crate) fn message(self, bytes: &[u8]) {
+        write(bytes);
+    }
+
     /// Prints help, or the version.
     pub(crate) fn help(self, asked: &clap::Error) {
         let text = asked.render();

@@ -7,12 +7,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Source;
+use crate::doors::identity::Identity;
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
+#[cfg(feature = "mcp")]
+use crate::doors::mcp;
 use crate::doors::questions::Questions;
 use crate::doors::settings::Settings;
 use crate::doors::tailnet::DoorState;
-use crate::doors::tokens::Tokens;
+use crate::doors::tokens::{Tokens, still_counts};
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
@@ -68,12 +71,17 @@ pub(crate) struct App {
     pub(super) questions: Questions,
     /// The door on the tailnet.
     pub(super) tailnet: watch::Sender<DoorState>,
+    /// What the MCP door keeps.
+    #[cfg(feature = "mcp")]
+    pub(super) mcp: Arc<mcp::Desk>,
 }
 
 impl App {
     pub(super) fn new(context: Context, bound: Bound, stop: CancellationToken) -> Self {
         let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
         Self {
+            #[cfg(feature = "mcp")]
+            mcp: Arc::new(mcp::Desk::new(&context.home)),
             context,
             bound,
             stop,
@@ -86,6 +94,17 @@ impl App {
 
     pub(super) fn mesh(&self) -> &MeshHandle {
         &self.context.mesh
+    }
+
+    /// False once that by which a caller came in counts no more.
+    pub(super) fn counts(&self, who: &Identity) -> bool {
+        let view = self.mesh().view();
+        match who {
+            Identity::Socket => true,
+            Identity::Client(holder) => view.rights.admits(&view.me, holder),
+            Identity::Token(shown) => still_counts(shown, &view.rights, &view.me, clock::now().wall_ms),
+            Identity::Login(login) => login.still_counts(&view.rights, &view.me),
+        }
     }
 }
 

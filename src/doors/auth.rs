@@ -9,7 +9,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 use mesh_core::audit_record::{AuditRow, Happened};
 use mesh_core::io::View;
-use mesh_core::policy::{Person, Verdict};
+use mesh_core::policy::{AgentName, Person, Principal, Verdict};
 
 use crate::doors::identity::{Identity, Login, Shown};
 use crate::doors::listen::Arrival;
@@ -20,6 +20,13 @@ use crate::status::{ErrorCode, OpError};
 
 /// Names of the loopback door.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// Path of the MCP door: for whoever calls tools, by whatever method.
+const MCP: &str = "/mcp";
+/// Names an MCP client on the unix socket, which asks as an agent of this name. Else it is that of [`MCP_AGENT`].
+pub(crate) const CLIENT_HEADER: &str = "sigil-mcp-client";
+/// Name of an agent that has none.
+const MCP_AGENT: &str = "mcp";
 
 /// True if `authority` is one of `hosts`, at `port`. A page of another site that gets its name resolved to an address of ours
 /// (DNS rebinding) still sends its own name.
@@ -43,7 +50,7 @@ fn check_site(request: &Request, hosts: &[impl AsRef<str>], port: u16) -> Result
             .hint(format!("use http://{use_}:{port}")));
     }
     // A browser names the page's origin on everything that changes something, and on every cross-origin read.
-    if changes(request.method()) || request.uri().path() == "/api/v1/events" {
+    if changes(request.method()) || matches!(request.uri().path(), "/api/v1/events" | MCP) {
         let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
             let host = origin.to_str().ok().and_then(|o| o.strip_prefix("http://"));
             host.is_some_and(|host| names_us(host, hosts, port))
@@ -68,7 +75,7 @@ fn is_public(path: &str) -> bool {
 /// True for what whoever calls tools may read: devices and tools, and what the routes themselves keep to what concerns the
 /// caller. All else is for who looks after the mesh.
 fn is_for_callers(path: &str) -> bool {
-    let Some(rest) = path.strip_prefix("/api/v1/") else { return path == "/openapi.json" };
+    let Some(rest) = path.strip_prefix("/api/v1/") else { return matches!(path, "/openapi.json" | MCP) };
     let first = rest.split('/').next().unwrap_or_default();
     matches!(first, "status" | "tools" | "calls" | "approvals" | "hours" | "events" | "tokens")
         || first == "nodes" && rest.split('/').count() <= 2
@@ -93,6 +100,9 @@ pub(super) fn identify(
     found: &mut Option<Arc<Shown>>,
 ) -> Result<Option<Identity>, OpError> {
     let node = match request.extensions().get::<Arrival>() {
+        Some(Arrival::Socket { owner: true }) if request.uri().path() == MCP => {
+            return client(request.headers(), &mesh.view()).map(Some);
+        }
         Some(Arrival::Socket { owner: true }) => {
             return Ok(Some(Identity::Socket));
         }
@@ -134,7 +144,7 @@ pub(super) fn identify(
     };
     // Whatever route is added: what is changed here is a call, or looks after the mesh.
     let path = request.uri().path();
-    if changes(request.method()) && !path.starts_with("/api/v1/calls") {
+    if changes(request.method()) && !path.starts_with("/api/v1/calls") && path != MCP {
         identity.require_admin(&view.rights)?;
     }
     if !changes(request.method()) && !is_for_callers(path) && !identity.may_look(&view.rights) {
@@ -144,6 +154,36 @@ pub(super) fn identify(
             .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"));
     }
     Ok(Some(identity))
+}
+
+/// An MCP client on the socket: an agent of whoever sits at this device, never she herself. Of a device at which no person sits
+/// it is the device that asks.
+///
+/// # Errors
+/// Its name can be none, it has one and no person sits here, or nothing may be asked for this agent.
+fn client(headers: &HeaderMap, view: &View) -> Result<Identity, OpError> {
+    let denied = |detail: String| OpError::new(ErrorCode::Denied, detail);
+    let mut named = headers.get_all(CLIENT_HEADER).iter();
+    let name = named.next();
+    let text = name.map_or(Some(MCP_AGENT), |name| name.to_str().ok()).filter(|_| named.next().is_none());
+    let agent: Option<AgentName> = text.and_then(|text| text.parse().ok());
+    let agent = agent.ok_or_else(|| {
+        OpError::new(ErrorCode::Invalid, "a client is named by 1 to 63 of a-z, 0-9 and -, and by no word of the rules")
+    })?;
+    let holder = match view.rights.sits_at(&view.me) {
+        Some(Principal::Person(person)) => Principal::Agent(person, agent),
+        Some(Principal::Device(_)) if name.is_some() => {
+            return Err(denied("no person sits at this device, so that no agent of hers does".to_owned())
+                .hint("an owner says whose a device is: `sigil person set PERSON --device NODE`"));
+        }
+        Some(device) => device,
+        None => return Err(OpError::new(ErrorCode::NotMember, "this device belongs to no mesh now")),
+    };
+    if !view.rights.admits(&view.me, &holder) {
+        return Err(denied(format!("nothing may be asked for `{holder}` at this device"))
+            .hint("`sigil person list` shows who is suspended, and `sigil policy` which agents"));
+    }
+    Ok(Identity::Client(Arc::new(holder)))
 }
 
 /// The person at a node of the tailnet.

@@ -51,6 +51,9 @@ impl Login {
 pub enum Identity {
     /// By the unix socket, whose other end the kernel vouches for: whoever sits at this device.
     Socket,
+    /// By the unix socket too, but for itself: an MCP client. It may what its holder may, who is an agent of whoever sits at this
+    /// device, and nothing that is left to a person.
+    Client(Arc<Principal>),
     /// By HTTP, with a token.
     Token(Arc<Shown>),
     /// By HTTP on the tailnet, without one.
@@ -71,7 +74,7 @@ impl Identity {
     #[must_use]
     pub fn token(&self) -> Option<&Shown> {
         match self {
-            Self::Socket | Self::Login(_) => None,
+            Self::Socket | Self::Client(_) | Self::Login(_) => None,
             Self::Token(shown) => Some(shown),
         }
     }
@@ -81,6 +84,7 @@ impl Identity {
     pub fn holder(&self) -> Option<&Principal> {
         match self {
             Self::Socket => None,
+            Self::Client(holder) => Some(holder),
             Self::Token(shown) => Some(&shown.holder),
             Self::Login(login) => Some(&login.holder),
         }
@@ -96,7 +100,7 @@ impl Identity {
     #[must_use]
     pub fn budget(&self) -> Option<Budget> {
         match self {
-            Self::Socket => None,
+            Self::Socket | Self::Client(_) => None,
             Self::Token(shown) => Some(Budget::Token(shown.id.clone())),
             Self::Login(login) => Some(Budget::Login(login.hash)),
         }
@@ -110,7 +114,7 @@ impl Identity {
     pub fn require_socket(&self, what: &str, next: &str) -> Result<(), OpError> {
         match self {
             Self::Socket => Ok(()),
-            Self::Token(_) | Self::Login(_) => {
+            Self::Client(_) | Self::Token(_) | Self::Login(_) => {
                 Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
             }
         }
@@ -146,6 +150,17 @@ impl Identity {
             Principal::Agent(..) | Principal::Device(_) => None,
         };
         self.is_whole() && role >= Some(Role::Admin)
+    }
+
+    /// True if the caller may use memory: who may see how the mesh is looked after, and an MCP client by the socket whose person
+    /// is an owner or admin of the mesh, since whoever runs as this user could ask as she anyway.
+    #[must_use]
+    pub fn may_use_memory(&self, rights: &View) -> bool {
+        let of_admin = |holder: &Principal| holder.person().and_then(|person| rights.role(person)) >= Some(Role::Admin);
+        match self {
+            Self::Client(holder) => of_admin(holder),
+            Self::Socket | Self::Token(_) | Self::Login(_) => self.may_look(rights),
+        }
     }
 
     /// Whose calls concern the caller, also to be stopped; `None`: everybody's, by the socket and for who looks after the mesh.
@@ -199,6 +214,20 @@ mod tests {
         assert!(by("person:mia", true, false).may_see(&mia, &rights));
         assert!(!by("person:kai", false, true).may_see(&mia, &rights) && Identity::Socket.may_see(&mia, &rights));
     }
+
+    #[test]
+    fn an_mcp_client_by_the_socket_is_an_agent_and_no_person() {
+        let rights = View::default();
+        let by = |holder: &str| Identity::Client(Arc::new(holder.parse().unwrap()));
+        let agent = by("agent:owner/claude");
+        assert!(!agent.is_admin(&rights) && !agent.may_look(&rights) && agent.is_whole());
+        assert!(agent.require_socket("this happens", "there").is_err());
+        let principal: Principal = "agent:owner/claude".parse().unwrap();
+        assert_eq!(agent.calls_of(&rights), Some(Asker { principal, token: None }));
+        assert!(agent.may_use_memory(&rights) && !by("agent:mia/claude").may_use_memory(&rights));
+        assert!(!by("device:panel").may_use_memory(&rights));
+    }
+
     #[test]
     fn a_login_reaches_what_its_person_may_and_never_what_the_socket_alone_may() {
         let rights = View::default();

@@ -5,10 +5,12 @@
 //! the answer is put.
 
 pub mod app;
-mod auth;
+pub(crate) mod auth;
 pub mod identity;
 pub mod listen;
 pub mod log_ring;
+#[cfg(feature = "mcp")]
+pub(crate) mod mcp;
 pub mod ops;
 mod questions;
 pub mod rest;

@@ -27,6 +27,8 @@ pub async fn serve(
     let socket_gone = context.socket_gone.clone();
     let app = Arc::new(App::new(context, bound.clone(), tasks.stopping()));
     rest::watch(&app, tasks);
+    #[cfg(feature = "mcp")]
+    crate::doors::mcp::watch(&app, tasks);
     let routes = routes(app.clone());
     if let Some(api) = app.context.tailnet.clone() {
         let surroundings = app.mesh().watch_surroundings();
@@ -36,8 +38,11 @@ pub async fn serve(
     Ok(bound)
 }
 
-/// All groups of routes. Each brings its own headers and its own form of errors; a path that no group knows is answered
-/// by REST.
+/// All groups of routes, behind the one guard. A path that no group knows is answered by REST.
 pub(super) fn routes(app: Arc<App>) -> Router {
-    rest::router(app)
+    #[cfg(feature = "mcp")]
+    let others = crate::doors::mcp::routes();
+    #[cfg(not(feature = "mcp"))]
+    let others = Router::new();
+    rest::router(app, others)
 }

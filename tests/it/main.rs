@@ -29,6 +29,7 @@ mod hot_reload;
 mod joining;
 mod kept_bytes;
 mod mcp;
+mod mcp_door;
 #[cfg(feature = "fault-points")]
 mod meaning;
 mod memory;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Home, Mesh, PATIENCE, done, items, skip, text, wait_until};
 
-fn python() -> bool {
+pub(crate) fn python() -> bool {
     Command::new("python3").arg("--version").output().is_ok_and(|said| said.status.success())
 }
 
@@ -37,7 +37,7 @@ fn settings(dir: &Path, era: &str) -> String {
 }
 
 /// Two devices, of which the second hosts the server of the tests.
-fn hosts(era: &str) -> (Mesh, PathBuf) {
+pub(crate) fn hosts(era: &str) -> (Mesh, PathBuf) {
     let nas = Home::new("nas");
     let dir = nas.path("server");
     fs::create_dir_all(&dir).expect("it is made");

@@ -98,8 +98,69 @@ pub(crate) enum SecretCommand {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// Ask as this agent: rights, and the list of clients, know it by this name; default `mcp`
+    #[arg(long = "as", value_name = "NAME", value_parser = agent_name)]
+    pub(crate) agent: Option<String>,
+    /// Tools that are listed; default: what was said of the client, else `auto`
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<McpProfile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum McpProfile {
+    /// All, as long as these are few
+    Auto,
+    /// All that the client may use
+    Full,
+    /// A few tools by which all others are found and called
+    Compact,
+}
+
+impl McpProfile {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Full => "full",
+            Self::Compact => "compact",
+        }
+    }
+}
+
+/// A client that is configured in a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum McpClient {
+    /// Claude Desktop
+    Claude,
+    /// Claude Code
+    ClaudeCode,
+    /// Cursor
+    Cursor,
+    /// OpenClaw
+    Openclaw,
+    /// VS Code
+    Vscode,
+    /// Any other that starts servers by a command
+    Other,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum McpCommand {
+    /// Print what a client's own settings have to say, so that it starts `sigil mcp`
+    Config {
+        /// The client
+        #[arg(long, value_enum)]
+        client: McpClient,
+        /// Ask as this agent; default: the name of the client
+        #[arg(long = "as", value_name = "NAME", value_parser = agent_name)]
+        agent: Option<String>,
+    },
+    /// MCP clients that were here, and what was said of them
+    Clients {
+        #[command(subcommand)]
+        command: Option<McpClientsCommand>,
+    },
     /// Take over the MCP servers of another client: shows what sigil.toml would say
     Import {
         /// Its file, such as `claude_desktop_config.json` or `.vscode/mcp.json`
@@ -108,6 +169,26 @@ pub(crate) enum McpCommand {
         /// Write it, and keep tokens that stand in the file as secrets
         #[arg(long)]
         write: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum McpClientsCommand {
+    /// Say what a client is shown; one that was revoked may come again
+    Set {
+        /// Whom it asks for, as `agent:owner/claude`; a name alone is an agent of whoever sits here
+        who: String,
+        /// Tools that it is shown
+        #[arg(long, value_enum, default_value = "auto")]
+        profile: McpProfile,
+        /// Names of tools that it is shown besides, where not all are
+        #[arg(long, value_delimiter = ',', value_name = "TOOLS")]
+        pin: Vec<String>,
+    },
+    /// Let a client come no more; what it has asked for goes on
+    Revoke {
+        /// Whom it asks for
+        who: String,
     },
 }
 
@@ -132,6 +213,11 @@ impl From<Allowed> for Consent {
             Allowed::Secrets => Self::Secrets,
         }
     }
+}
+
+fn agent_name(text: &str) -> Result<String, String> {
+    let name: Result<mesh_core::policy::AgentName, _> = text.parse();
+    name.map(|name| name.to_string()).map_err(|error| error.to_string())
 }
 
 fn plugin_name(text: &str) -> Result<PluginName, InvalidName> {

@@ -7,7 +7,10 @@ mod calls;
 mod care;
 mod conflicts;
 mod console;
+mod mcp;
 mod mcp_import;
+#[cfg(feature = "mcp")]
+mod mcp_proxy;
 mod memory;
 mod mesh;
 mod model_fetch;
@@ -65,7 +68,14 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Model { command } => models::model(client, command, ui).await,
         Command::Plugin { command } => plugins::plugin(client, command, ui).await,
         Command::Secret { command } => secrets::secret(client, command, ui),
-        Command::Mcp { command: McpCommand::Import { file, write } } => mcp_import::import(client, &file, write, ui),
+        Command::Mcp { command: Some(McpCommand::Import { file, write }), .. } => {
+            mcp_import::import(client, &file, write, ui)
+        }
+        Command::Mcp { command: Some(McpCommand::Config { client: of, agent }), .. } => {
+            mcp::config(client, of, agent, ui)
+        }
+        Command::Mcp { command: Some(McpCommand::Clients { command }), .. } => mcp::clients(client, command, ui).await,
+        Command::Mcp { args, command: None } => mcp::serve(client, args, ui).await,
         Command::Token(args) => care::token(client, args, ui).await,
         Command::Logs { follow, lines } => care::logs(client, follow, lines, ui).await,
         Command::Backup { file, force } => backup::backup(client, &file, force, ui).await,

@@ -55,17 +55,17 @@ pub fn place(
     of: Use,
 ) -> Result<Place, OpError> {
     let view = mesh.view();
-    if !who.may_look(&view.rights) || name.to_string() != HOME {
+    if !who.may_use_memory(&view.rights) || name.to_string() != HOME {
         let shown = format!("there is no memory of a workspace `{name}`, or it is not open to you");
         return Err(OpError::new(ErrorCode::UnknownWorkspace, shown).hint(
-            "the memory of this mesh is that of `home`; it is open to `sigil` on an owner's device, and to tokens of owners and admins that are not narrowed",
+            "the memory of this mesh is that of `home`; it is open to `sigil` on an owner's device, to MCP clients that its owners or admins start there, and to tokens of owners and admins that are not narrowed",
         ));
     }
     if view.by_peer(&view.me).is_none_or(|me| me.tier != Tier::Owner) {
         return Err(OpError::new(ErrorCode::NoHolder, "this device holds no memory: devices of tier owner do")
             .hint("ask on a device that `sigil nodes` shows as owner"));
     }
-    if of == Use::Write {
+    if of == Use::Write && !matches!(who, Identity::Client(_)) {
         who.require_admin(&view.rights)?;
     }
     Ok(Place { memory: memory.clone(), workspace: home_of(&view.mesh) })

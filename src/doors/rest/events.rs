@@ -26,8 +26,6 @@ use crate::doors::app::{App, AppState};
 use crate::doors::identity::Identity;
 use crate::doors::ops::calls;
 use crate::doors::ops::devices::name_of;
-use crate::doors::tokens::still_counts;
-use crate::mesh::clock::now;
 use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::OpError;
 
@@ -192,22 +190,12 @@ impl Feed {
             if !self.topics.contains(&topic(&event.what)) {
                 continue;
             }
-            if !self.is_known() {
+            if !self.app.counts(&self.who) {
                 return None;
             }
             if self.concerns(&event.what).await {
                 return Some(self.write(&event));
             }
-        }
-    }
-
-    /// False once the token or login by which the stream was opened counts no more.
-    fn is_known(&self) -> bool {
-        let view = self.app.mesh().view();
-        match &self.who {
-            Identity::Socket => true,
-            Identity::Token(shown) => still_counts(shown, &view.rights, &view.me, now().wall_ms),
-            Identity::Login(login) => login.still_counts(&view.rights, &view.me),
         }
     }
 

@@ -27,7 +27,7 @@ pub const SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads the bytes of a JSON body of at most `max` bytes.
-pub(super) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, OpError> {
+pub(in crate::doors) async fn json_bytes(request: Request<Body>, max: usize, optional: bool) -> Result<Bytes, OpError> {
     let too_large = || OpError::new(ErrorCode::TooLarge, format!("the body may have at most {max} bytes"));
     check_encoding(request.headers())?;
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());

@@ -17,6 +17,8 @@ mod health;
 mod hours;
 mod joining;
 pub mod logs;
+#[cfg(feature = "mcp")]
+mod mcp_clients;
 mod memory;
 pub mod metrics;
 pub mod model;

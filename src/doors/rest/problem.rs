@@ -127,9 +127,14 @@ fn foreign(status: StatusCode, text: &str) -> OpError {
     }
 }
 
-/// Turns an error answer into a problem; leaves all others alone.
+/// In the extensions of an answer that tells its error in the words of another protocol.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told;
+
+/// Turns an error answer into a problem; leaves all others alone, and those that are [`Told`].
 pub(super) async fn finish(response: axum::response::Response) -> axum::response::Response {
-    if !response.status().is_client_error() && !response.status().is_server_error() {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    if !is_error || response.extensions().get::<Told>().is_some() {
         return response;
     }
     let (mut parts, body) = response.into_parts();

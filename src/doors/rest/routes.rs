@@ -6,6 +6,8 @@ use axum::{Json, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+#[cfg(feature = "mcp")]
+use super::mcp_clients;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
@@ -14,15 +16,19 @@ use super::{
 };
 use crate::doors::app::App;
 
-/// All routes, guarded.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// All routes, and those of `others`, guarded.
+pub(crate) fn router(app: Arc<App>, others: Router<Arc<App>>) -> Router {
     let (router, api) = described().split_for_parts();
     let queries = Arc::new(Queries::of(api));
-    guard::guarded(router.layer(middleware::from_fn_with_state(queries, queries::check)), app)
+    let own = router.layer(middleware::from_fn_with_state(queries, queries::check));
+    guard::guarded(own.merge(others), app)
 }
 
 fn described() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(openapi::head())
+    let routes = OpenApiRouter::with_openapi(openapi::head());
+    #[cfg(feature = "mcp")]
+    let routes = routes.routes(routes!(mcp_clients::list)).routes(routes!(mcp_clients::set, mcp_clients::revoke));
+    routes
         .routes(routes!(nodes::status))
         .routes(routes!(nodes::rename))
         .routes(routes!(nodes::list))

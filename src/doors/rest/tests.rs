@@ -85,6 +85,7 @@ fn node(name: &str, peer: PeerId, tier: Tier, online: bool, tools: &[&str]) -> N
         peer,
         key: key(9),
         node_id: node_id(name),
+        first_name: node_id(name),
         confirmed: true,
         asks: None,
         tier,

@@ -42,6 +42,7 @@ fn member(n: u8) -> NodeView {
         peer: key.peer_id(),
         key,
         node_id: name("nas"),
+        first_name: name("nas"),
         confirmed: true,
         asks: None,
         tier: Tier::Owner,

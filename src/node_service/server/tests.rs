@@ -77,6 +77,7 @@ fn view(me: u64, leader: Option<u64>) -> Arc<View> {
         peer: id(n),
         key: key(n).public_key(),
         node_id: format!("peer-{n}").parse().unwrap(),
+        first_name: format!("peer-{n}").parse().unwrap(),
         confirmed: true,
         asks: None,
         tier: Tier::Owner,

@@ -290,6 +290,7 @@ impl Nodes {
                 confirmed: !member.takes_names_by_itself(),
                 asks: self.wish(peer, member).filter(|_| member.has_given_name()).cloned(),
                 node_id: chosen.unwrap_or_else(|| member.node_id.clone()),
+                first_name: member.first_name.clone(),
                 tier: member.tier,
                 approved_by: member.by,
                 stay: member.stay.clone(),

@@ -40,6 +40,8 @@ pub(crate) struct Member {
     pub(crate) tier: Tier,
     /// Unique in the mesh.
     pub(crate) node_id: NodeId,
+    /// The name that the first approval in force gave to it; of the founder that of the genesis. Not unique.
+    pub(crate) first_name: NodeId,
     /// Steps from the founder.
     pub(crate) depth: u32,
     /// Author of the approval by which it belongs, of several the one nearest to the founder, and first; `None`: the

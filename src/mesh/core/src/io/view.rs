@@ -156,6 +156,8 @@ pub struct NodeView {
     pub key: PublicKey,
     /// Its name.
     pub node_id: NodeId,
+    /// The name by which it was first let in, whatever it is called now; of the founder the one that it had then. Not unique.
+    pub first_name: NodeId,
     /// True if rights know it by this name: an owner gave or saw it, or it is an owner's device.
     pub confirmed: bool,
     /// Another name, for which it asks and which it does not have.

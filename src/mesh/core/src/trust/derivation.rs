@@ -142,6 +142,7 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
         let member = Member {
             key,
             tier,
+            first_name: node_id.clone(),
             node_id,
             depth: 0,
             by: None,
@@ -176,12 +177,17 @@ pub(super) fn membership(graph: &Graph<'_>, genesis: &SignedEntry, rules: Protoc
             };
             // A later approval, to another tier, does not cost a peer its name.
             let named = || admitting.iter().filter(|(_, other)| *other == node_id);
+            let first = admitting.iter().min_by_key(|(node, _)| {
+                let entry = &node.record.entry;
+                (entry.entry.hlc, entry.author, entry.hash)
+            });
             let since = named().map(|(node, _)| node.record.entry.entry.hlc).min().unwrap_or_default();
             let entry = &ground.record.entry;
             let member = Member {
                 key: node.record.change.subject,
                 tier,
                 node_id: node_id.clone(),
+                first_name: first.map_or(node_id, |(_, name)| *name).clone(),
                 depth: ground.depth.saturating_add(1),
                 by: Some(entry.author),
                 since_ms: entry.entry.hlc >> 16,

@@ -10,6 +10,7 @@ use crate::backup::Source;
 use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 use crate::doors::questions::Questions;
+use crate::doors::sessions::Sessions;
 use crate::doors::settings::Settings;
 use crate::doors::tailnet::DoorState;
 use crate::doors::tokens::Tokens;
@@ -31,6 +32,8 @@ pub struct Context {
     pub mesh: MeshHandle,
     /// Tokens of the loopback door.
     pub tokens: Arc<Tokens>,
+    /// Sessions of the web page.
+    pub sessions: Arc<Sessions>,
     /// The newest log lines.
     pub logs: LogRing,
     /// Home of this installation: `doctor` looks at its file modes and free space.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use mesh_core::ids::{Hash, PeerId};
+use mesh_core::io;
 use mesh_core::policy::{Principal, Role, TokenId, View};
 use mesh_core::record::Header;
+use tokio_util::sync::CancellationToken;
 
+use crate::doors::sessions::Session;
+use crate::doors::tokens;
 use crate::mesh::Asker;
 use crate::status::{ErrorCode, OpError};
 
@@ -55,6 +59,8 @@ pub enum Identity {
     Token(Arc<Shown>),
     /// By HTTP on the tailnet, without one.
     Login(Arc<Login>),
+    /// By loopback HTTP, from the web page: whoever sits at this device, at its browser.
+    Session(Arc<Session>),
 }
 
 /// Callers that share what one of them may use up at a door.
@@ -64,6 +70,8 @@ pub enum Budget {
     Token(TokenId),
     /// All that come with this login.
     Login(Hash),
+    /// All that come with this session.
+    Session(String),
 }
 
 impl Identity {
@@ -71,7 +79,7 @@ impl Identity {
     #[must_use]
     pub fn token(&self) -> Option<&Shown> {
         match self {
-            Self::Socket | Self::Login(_) => None,
+            Self::Socket | Self::Login(_) | Self::Session(_) => None,
             Self::Token(shown) => Some(shown),
         }
     }
@@ -83,6 +91,27 @@ impl Identity {
             Self::Socket => None,
             Self::Token(shown) => Some(&shown.holder),
             Self::Login(login) => Some(&login.holder),
+            Self::Session(session) => Some(&session.holder),
+        }
+    }
+
+    /// True if it is whoever sits at this device: through the socket, or by a session of the web page.
+    #[must_use]
+    pub fn sits_here(&self) -> bool {
+        match self {
+            Self::Socket | Self::Session(_) => true,
+            Self::Token(_) | Self::Login(_) => false,
+        }
+    }
+
+    /// True if what it showed still counts at this device.
+    #[must_use]
+    pub fn still_counts(&self, view: &io::View, now_ms: u64) -> bool {
+        match self {
+            Self::Socket => true,
+            Self::Token(shown) => tokens::still_counts(shown, &view.rights, &view.me, now_ms),
+            Self::Login(login) => login.still_counts(&view.rights, &view.me),
+            Self::Session(session) => session.still_counts(view),
         }
     }
 
@@ -92,6 +121,15 @@ impl Identity {
         self.token().is_none_or(|shown| shown.is_whole)
     }
 
+    /// Cancelled when somebody ends it; nobody ever does but of a session.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        match self {
+            Self::Socket | Self::Token(_) | Self::Login(_) => CancellationToken::new(),
+            Self::Session(session) => session.ended(),
+        }
+    }
+
     /// A name by which callers that share a budget are told from others; `None` by the socket, which has none.
     #[must_use]
     pub fn budget(&self) -> Option<Budget> {
@@ -99,6 +137,7 @@ impl Identity {
             Self::Socket => None,
             Self::Token(shown) => Some(Budget::Token(shown.id.clone())),
             Self::Login(login) => Some(Budget::Login(login.hash)),
+            Self::Session(session) => Some(Budget::Session(session.id.clone())),
         }
     }
 
@@ -110,7 +149,7 @@ impl Identity {
     pub fn require_socket(&self, what: &str, next: &str) -> Result<(), OpError> {
         match self {
             Self::Socket => Ok(()),
-            Self::Token(_) | Self::Login(_) => {
+            Self::Token(_) | Self::Login(_) | Self::Session(_) => {
                 Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
             }
         }
@@ -125,7 +164,11 @@ impl Identity {
         if self.is_admin(rights) {
             return Ok(());
         }
-        let subject = if self.token().is_some() { "this token" } else { "whoever has this login" };
+        let subject = match self {
+            Self::Token(_) => "this token",
+            Self::Login(_) => "whoever has this login",
+            Self::Socket | Self::Session(_) => "whoever sits at this device",
+        };
         Err(OpError::new(ErrorCode::Denied, format!("{subject} calls tools and looks after nothing else"))
             .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"))
     }

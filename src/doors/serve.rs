@@ -39,5 +39,9 @@ pub async fn serve(
 /// All groups of routes. Each brings its own headers and its own form of errors; a path that no group knows is answered
 /// by REST.
 pub(super) fn routes(app: Arc<App>) -> Router {
-    rest::router(app)
+    #[cfg(feature = "ui")]
+    let page = crate::doors::page::routes();
+    #[cfg(not(feature = "ui"))]
+    let page = Router::new();
+    rest::router(app, page)
 }

@@ -26,7 +26,6 @@ use crate::doors::app::{App, AppState};
 use crate::doors::identity::Identity;
 use crate::doors::ops::calls;
 use crate::doors::ops::devices::name_of;
-use crate::doors::tokens::still_counts;
 use crate::mesh::clock::now;
 use crate::mesh::{Event, EventKind, EventLog};
 use crate::status::OpError;
@@ -98,7 +97,8 @@ pub(super) async fn events(
         id.to_str().ok().and_then(|id| read_id(app.started_ms, id)).map_or(Last::Foreign, Last::Event)
     });
     let stop = app.stop.clone().cancelled_owned();
-    let stream = feed(app, who, topics, last).take_until(stop);
+    let over = who.ended().cancelled_owned();
+    let stream = feed(app, who, topics, last).take_until(stop).take_until(over);
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     Ok(axum::response::Sse::new(stream).keep_alive(keep_alive).into_response())
 }
@@ -201,14 +201,9 @@ impl Feed {
         }
     }
 
-    /// False once the token or login by which the stream was opened counts no more.
+    /// False once the token, login or session by which the stream was opened counts no more.
     fn is_known(&self) -> bool {
-        let view = self.app.mesh().view();
-        match &self.who {
-            Identity::Socket => true,
-            Identity::Token(shown) => still_counts(shown, &view.rights, &view.me, now().wall_ms),
-            Identity::Login(login) => login.still_counts(&view.rights, &view.me),
-        }
+        self.who.still_counts(&self.app.mesh().view(), now().wall_ms)
     }
 
     /// True if the caller may see this. Of calls those that its routes show.

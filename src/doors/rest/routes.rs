@@ -9,16 +9,16 @@ use utoipa_axum::routes;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, tokens, tools,
-    vacuum,
+    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, sessions,
+    tokens, tools, vacuum,
 };
 use crate::doors::app::App;
 
-/// All routes, guarded.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// All routes, and `others`, guarded.
+pub(crate) fn router(app: Arc<App>, others: Router<Arc<App>>) -> Router {
     let (router, api) = described().split_for_parts();
     let queries = Arc::new(Queries::of(api));
-    guard::guarded(router.layer(middleware::from_fn_with_state(queries, queries::check)), app)
+    guard::guarded(router.layer(middleware::from_fn_with_state(queries, queries::check)).merge(others), app)
 }
 
 fn described() -> OpenApiRouter<Arc<App>> {
@@ -44,6 +44,10 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(joining::leave))
         .routes(routes!(tokens::list, tokens::mint, tokens::revoke_all))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(sessions::code))
+        .routes(routes!(sessions::current, sessions::sign_in, sessions::sign_out))
+        .routes(routes!(sessions::list, sessions::end_all))
+        .routes(routes!(sessions::end))
         .routes(routes!(rights::all, rights::put_all))
         .routes(routes!(rights::put_mode))
         .routes(routes!(explain::explain))

@@ -74,6 +74,8 @@ codes! {
     NotApprover      "not_approver"         403  PermissionDenied   4 "Somebody else answers this";
     NotMember        "not_member"           403  PermissionDenied   4 "This device does not belong to the mesh";
     CrossOrigin      "cross_origin"         403  PermissionDenied   4 "A web page of another site may not do this";
+    Csrf             "csrf"                 403  PermissionDenied   4 "The page did not prove itself";
+    NotFresh         "not_fresh"            403  PermissionDenied   4 "This session is too old for that";
     JoinRejected     "join_rejected"        403  PermissionDenied   4 "The other side refused";
     NotFound         "not_found"            404  NotFound           3 "There is nothing here";
     UnknownNode      "unknown_node"         404  NotFound           3 "No such node";
@@ -87,6 +89,8 @@ codes! {
     UnknownWorkspace "unknown_workspace"    404  NotFound           3 "No such workspace";
     UnknownItem      "unknown_item"         404  NotFound           3 "No such message";
     NoOutput         "no_output"            404  NotFound           3 "The call has no output";
+    SignInUnknown    "sign_in_unknown"      404  NotFound           3 "This code is not known";
+    UnknownSession   "unknown_session"      404  NotFound           3 "No such session";
     InviteUnknown    "invite_unknown"       404  NotFound           3 "This code is not known";
     MethodNotAllowed "method_not_allowed"   405  Unimplemented      2 "Not with this method";
     NotAcceptable    "not_acceptable"       406  InvalidArgument    2 "Not in this format";
@@ -108,6 +112,8 @@ codes! {
     AskOver          "ask_over"             410  FailedPrecondition 7 "It is too late for an answer";
     ResultGone       "result_gone"          410  NotFound           3 "The output is not kept any more";
     InviteExpired    "invite_expired"       410  FailedPrecondition 7 "This code has expired";
+    SignInUsed       "sign_in_used"         410  FailedPrecondition 7 "This code has been used";
+    SignInExpired    "sign_in_expired"      410  FailedPrecondition 7 "This code has expired";
     InviteVoid       "invite_void"          410  FailedPrecondition 7 "This code was taken back";
     PreconditionFailed "precondition_failed" 412 FailedPrecondition 8 "Somebody has edited this since";
     TooLarge         "too_large"            413  OutOfRange         2 "Too large";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 
-use super::error::AgentError;
+use super::error::{AgentError, at};
 use super::home::Home;
 use super::ports::{self, Ports, Wanted};
 use crate::backup::Source;
@@ -41,10 +41,13 @@ pub(super) async fn open(
 ) -> Result<Bound, AgentError> {
     let Around { home, logs, backup, memory, settings, roster, sandbox, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
+    let sessions = doors::Sessions::open(home.path()).map_err(at("keeping sessions of the page in", home.path()))?;
+    let sessions = Arc::new(sessions);
     let serve = async |port: u16| {
         let context = doors::Context {
             mesh: mesh.clone(),
             tokens: tokens.clone(),
+            sessions: sessions.clone(),
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: home.id(),

@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// This device: its identity, its gateway, its links
     Status,
+    /// Open the web page of this device in a browser
+    Ui(UiArgs),
     /// Make a code that lets one device join; list such codes, or take one back
     Invite(InviteArgs),
     /// Join the mesh of another device
@@ -233,6 +235,16 @@ pub(crate) enum Command {
         #[arg(value_parser = PathBufValueParser::new().try_map(named))]
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UiArgs {
+    /// Print the address with its code instead of opening it
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Sign all browsers out instead
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) sign_out: bool,
 }
 
 #[derive(Debug, Args)]

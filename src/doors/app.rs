@@ -13,9 +13,10 @@ use crate::doors::log_ring::LogRing;
 #[cfg(feature = "mcp")]
 use crate::doors::mcp;
 use crate::doors::questions::Questions;
+use crate::doors::sessions::Sessions;
 use crate::doors::settings::Settings;
 use crate::doors::tailnet::DoorState;
-use crate::doors::tokens::{Tokens, still_counts};
+use crate::doors::tokens::Tokens;
 use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock;
@@ -34,6 +35,8 @@ pub struct Context {
     pub mesh: MeshHandle,
     /// Tokens of the loopback door.
     pub tokens: Arc<Tokens>,
+    /// Sessions of the web page.
+    pub sessions: Arc<Sessions>,
     /// The newest log lines.
     pub logs: LogRing,
     /// Home of this installation: `doctor` looks at its file modes and free space.
@@ -98,13 +101,7 @@ impl App {
 
     /// False once that by which a caller came in counts no more.
     pub(super) fn counts(&self, who: &Identity) -> bool {
-        let view = self.mesh().view();
-        match who {
-            Identity::Socket => true,
-            Identity::Client(holder) => view.rights.admits(&view.me, holder),
-            Identity::Token(shown) => still_counts(shown, &view.rights, &view.me, clock::now().wall_ms),
-            Identity::Login(login) => login.still_counts(&view.rights, &view.me),
-        }
+        who.still_counts(&self.mesh().view(), clock::now().wall_ms)
     }
 }
 

@@ -1,22 +1,26 @@
-//! Authentication: peer credentials on the socket; host name, origin and token on HTTP, and on the tailnet the login of the node
-//! at the other end.
+//! Authentication: peer credentials on the socket; host name, origin and token or session of the page on HTTP, and on the tailnet
+//! the login of the node at the other end.
 
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method};
 use mesh_core::audit_record::{AuditRow, Happened};
 use mesh_core::io::View;
 use mesh_core::policy::{AgentName, Person, Principal, Verdict};
 
+use crate::doors::app::Context;
 use crate::doors::identity::{Identity, Login, Shown};
 use crate::doors::listen::Arrival;
-use crate::doors::tokens::Tokens;
+use crate::doors::sessions::{self, Sessions};
 use crate::mesh::clock::now;
-use crate::mesh::{MeshHandle, tailnet};
+use crate::mesh::tailnet;
 use crate::status::{ErrorCode, OpError};
+
+/// The next step of whoever shows no token.
+const TOKEN_HINT: &str = "`sigil token` prints one; send it as `Authorization: Bearer TOKEN`";
 
 /// Names of the loopback door.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -49,8 +53,14 @@ fn check_site(request: &Request, hosts: &[impl AsRef<str>], port: u16) -> Result
         return Err(OpError::new(ErrorCode::WrongHost, format!("this door answers as {} only", names.join(" or ")))
             .hint(format!("use http://{use_}:{port}")));
     }
+    check_origin(request, hosts, port)
+}
+
+/// `Err` if a request comes from a page of another origin.
+fn check_origin(request: &Request, hosts: &[impl AsRef<str>], port: u16) -> Result<(), OpError> {
+    let headers = request.headers();
     // A browser names the page's origin on everything that changes something, and on every cross-origin read.
-    if changes(request.method()) || matches!(request.uri().path(), "/api/v1/events" | MCP) {
+    if changes(request.method()) || matches!(request.uri().path(), "/api/v1/events" | SESSION | MCP) {
         let same_origin = headers.get_all(ORIGIN).iter().all(|origin| {
             let host = origin.to_str().ok().and_then(|o| o.strip_prefix("http://"));
             host.is_some_and(|host| names_us(host, hosts, port))
@@ -67,9 +77,50 @@ fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// True for routes that anyone on this machine may ask: they answer nothing but "yes" or "no".
-fn is_public(path: &str) -> bool {
+/// The session that a request came with.
+const SESSION: &str = "/api/v1/session";
+/// Header with the value that a page has to send along.
+const CSRF: &str = "x-sigil-csrf";
+
+/// True for routes that anyone on this machine may ask: they answer nothing but "yes" or "no", are files of the page that are
+/// the same for everybody, or take a code (other methods than those of a session there are none).
+fn is_public(method: &Method, path: &str) -> bool {
+    let is_page = matches!(path, "/" | "/manifest.webmanifest" | "/icon.svg") || path.starts_with("/assets/");
     matches!(path, "/healthz" | "/readyz")
+        || is_page && !changes(method)
+        || path == SESSION && !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
+}
+
+/// True if the request names the host of the page.
+pub(super) fn is_at(request: &Request, page: &str, port: u16) -> bool {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(|host| names_us(host, &[page], port))
+}
+
+/// The cookie of a session.
+pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
+    let mut ours = pairs.filter_map(|pair| pair.trim().strip_prefix(sessions::COOKIE)?.strip_prefix('='));
+    // Of two, one was set by somebody else.
+    ours.next().filter(|_| ours.next().is_none())
+}
+
+/// The session of a request to the page's host, if it came with one that counts.
+///
+/// # Errors
+/// It changes something, and the page did not send along what only it knows.
+fn session(sessions: &Sessions, request: &Request, view: &View) -> Result<Option<Identity>, OpError> {
+    let Some(cookie) = cookie(request.headers()) else { return Ok(None) };
+    let Some(session) = sessions.find(cookie, view, now().wall_ms) else { return Ok(None) };
+    let shown = request.headers().get(CSRF).map(axum::http::HeaderValue::as_bytes);
+    if changes(request.method()) && !shown.is_some_and(|shown| sessions::is_csrf_of(cookie, shown)) {
+        return Err(OpError::new(
+            ErrorCode::Csrf,
+            format!("the header `{CSRF}` is missing or not that of this session"),
+        )
+        .hint("reload the page"));
+    }
+    Ok(Some(Identity::Session(session)))
 }
 
 /// True for what whoever calls tools may read: devices and tools, and what the routes themselves keep to what concerns the
@@ -77,7 +128,7 @@ fn is_public(path: &str) -> bool {
 fn is_for_callers(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/api/v1/") else { return matches!(path, "/openapi.json" | MCP) };
     let first = rest.split('/').next().unwrap_or_default();
-    matches!(first, "status" | "tools" | "calls" | "approvals" | "hours" | "events" | "tokens")
+    matches!(first, "status" | "tools" | "calls" | "approvals" | "hours" | "events" | "tokens" | "session" | "sessions")
         || first == "nodes" && rest.split('/').count() <= 2
         || rest == "policy/explain"
 }
@@ -94,11 +145,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The other end of the socket is another user; the request names another host or comes from a page of another origin;
 /// or there is no valid token.
 pub(super) fn identify(
-    tokens: &Tokens,
-    mesh: &MeshHandle,
+    context: &Context,
     request: &Request,
     found: &mut Option<Arc<Shown>>,
 ) -> Result<Option<Identity>, OpError> {
+    let Context { mesh, tokens, sessions, .. } = context;
+    let mut at_page = false;
     let node = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) if request.uri().path() == MCP => {
             return client(request.headers(), &mesh.view()).map(Some);
@@ -111,7 +163,13 @@ pub(super) fn identify(
                 .hint("run the command as that user"));
         }
         Some(Arrival::Http { port }) => {
-            check_site(request, &LOOPBACK, *port)?;
+            let page = sessions.host();
+            at_page = is_at(request, &page, *port);
+            if at_page {
+                check_site(request, &[page], *port)?;
+            } else {
+                check_site(request, &LOOPBACK, *port)?;
+            }
             None
         }
         Some(Arrival::Tailnet(visit)) => {
@@ -120,10 +178,14 @@ pub(super) fn identify(
         }
         None => return Err(OpError::new(ErrorCode::Internal, "the connection came in through no known door")),
     };
-    if is_public(request.uri().path()) {
+    let (method, path) = (request.method(), request.uri().path());
+    if is_public(method, path) {
         return Ok(None);
     }
     let view = mesh.view();
+    // Under another name than its own the page has no session: a cookie of `127.0.0.1` is one of every service of this machine.
+    // Nor has an MCP client one: whoever is signed in here is a person.
+    let session = if at_page && path != MCP { session(sessions, request, &view)? } else { None };
     let identity = match bearer(request.headers()) {
         Some(text) if let Some(shown) = tokens.find(text, &view.rights, &view.me, now().wall_ms) => {
             *found = Some(shown.clone());
@@ -133,22 +195,29 @@ pub(super) fn identify(
             }
             Identity::Token(shown)
         }
+        None if let Some(session) = session => session,
         None if let Some(node) = node => Identity::Login(Arc::new(login(node, &view)?)),
         shown => {
             let unknown =
                 "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
-            let detail = if shown.is_some() { unknown } else { "the request carries no token" };
-            return Err(OpError::new(ErrorCode::Unauthorized, detail)
-                .hint("`sigil token` prints one; send it as `Authorization: Bearer TOKEN`"));
+            let (detail, hint) = match shown {
+                Some(_) => (unknown, TOKEN_HINT),
+                None if at_page => ("nobody is signed in here", "run `sigil ui` on this device"),
+                None => ("the request carries no token", TOKEN_HINT),
+            };
+            return Err(OpError::new(ErrorCode::Unauthorized, detail).hint(hint));
         }
     };
     // Whatever route is added: what is changed here is a call, or looks after the mesh.
-    let path = request.uri().path();
-    if changes(request.method()) && !path.starts_with("/api/v1/calls") && path != MCP {
+    if changes(method) && !path.starts_with("/api/v1/calls") && path != MCP && !is_own(&identity, path) {
         identity.require_admin(&view.rights)?;
     }
-    if !changes(request.method()) && !is_for_callers(path) && !identity.may_look(&view.rights) {
-        let shows = if identity.token().is_some() { "this token" } else { "this login" };
+    if !changes(method) && !is_for_callers(path) && !identity.may_look(&view.rights) {
+        let shows = match &identity {
+            Identity::Token(_) => "this token",
+            Identity::Login(_) => "this login",
+            Identity::Socket | Identity::Client(_) | Identity::Session(_) => "this session",
+        };
         let detail = format!("{shows} shows what its holder may call, and nothing of how the mesh is looked after");
         return Err(OpError::new(ErrorCode::Denied, detail)
             .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"));
@@ -184,6 +253,12 @@ fn client(headers: &HeaderMap, view: &View) -> Result<Identity, OpError> {
             .hint("`sigil person list` shows who is suspended, and `sigil policy` which agents"));
     }
     Ok(Identity::Client(Arc::new(holder)))
+}
+
+/// True for what is changed by a person for herself, at a device that she sits at: an answer, a session.
+fn is_own(identity: &Identity, path: &str) -> bool {
+    let first = path.strip_prefix("/api/v1/").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    identity.sits_here() && matches!(first, "approvals" | "hours" | "session" | "sessions")
 }
 
 /// The person at a node of the tailnet.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use mesh_core::ids::{Hash, PeerId};
+use mesh_core::io;
 use mesh_core::policy::{Principal, Role, TokenId, View};
 use mesh_core::record::Header;
+use tokio_util::sync::CancellationToken;
 
+use crate::doors::sessions::Session;
+use crate::doors::tokens;
 use crate::mesh::Asker;
 use crate::status::{ErrorCode, OpError};
 
@@ -58,6 +62,8 @@ pub enum Identity {
     Token(Arc<Shown>),
     /// By HTTP on the tailnet, without one.
     Login(Arc<Login>),
+    /// By loopback HTTP, from the web page: whoever sits at this device, at its browser.
+    Session(Arc<Session>),
 }
 
 /// Callers that share what one of them may use up at a door.
@@ -67,6 +73,8 @@ pub enum Budget {
     Token(TokenId),
     /// All that come with this login.
     Login(Hash),
+    /// All that come with this session.
+    Session(String),
 }
 
 impl Identity {
@@ -74,7 +82,7 @@ impl Identity {
     #[must_use]
     pub fn token(&self) -> Option<&Shown> {
         match self {
-            Self::Socket | Self::Client(_) | Self::Login(_) => None,
+            Self::Socket | Self::Client(_) | Self::Login(_) | Self::Session(_) => None,
             Self::Token(shown) => Some(shown),
         }
     }
@@ -87,6 +95,28 @@ impl Identity {
             Self::Client(holder) => Some(holder),
             Self::Token(shown) => Some(&shown.holder),
             Self::Login(login) => Some(&login.holder),
+            Self::Session(session) => Some(&session.holder),
+        }
+    }
+
+    /// True if it is whoever sits at this device: through the socket, or by a session of the web page.
+    #[must_use]
+    pub fn sits_here(&self) -> bool {
+        match self {
+            Self::Socket | Self::Session(_) => true,
+            Self::Client(_) | Self::Token(_) | Self::Login(_) => false,
+        }
+    }
+
+    /// True if what it showed still counts at this device.
+    #[must_use]
+    pub fn still_counts(&self, view: &io::View, now_ms: u64) -> bool {
+        match self {
+            Self::Socket => true,
+            Self::Client(holder) => view.rights.admits(&view.me, holder),
+            Self::Token(shown) => tokens::still_counts(shown, &view.rights, &view.me, now_ms),
+            Self::Login(login) => login.still_counts(&view.rights, &view.me),
+            Self::Session(session) => session.still_counts(view),
         }
     }
 
@@ -96,6 +126,15 @@ impl Identity {
         self.token().is_none_or(|shown| shown.is_whole)
     }
 
+    /// Cancelled when somebody ends it; nobody ever does but of a session.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        match self {
+            Self::Socket | Self::Token(_) | Self::Login(_) => CancellationToken::new(),
+            Self::Session(session) => session.ended(),
+        }
+    }
+
     /// A name by which callers that share a budget are told from others; `None` by the socket, which has none.
     #[must_use]
     pub fn budget(&self) -> Option<Budget> {
@@ -103,6 +142,7 @@ impl Identity {
             Self::Socket | Self::Client(_) => None,
             Self::Token(shown) => Some(Budget::Token(shown.id.clone())),
             Self::Login(login) => Some(Budget::Login(login.hash)),
+            Self::Session(session) => Some(Budget::Session(session.id.clone())),
         }
     }
 
@@ -114,7 +154,7 @@ impl Identity {
     pub fn require_socket(&self, what: &str, next: &str) -> Result<(), OpError> {
         match self {
             Self::Socket => Ok(()),
-            Self::Client(_) | Self::Token(_) | Self::Login(_) => {
+            Self::Client(_) | Self::Token(_) | Self::Login(_) | Self::Session(_) => {
                 Err(OpError::new(ErrorCode::Denied, format!("{what} through the unix socket only")).hint(next))
             }
         }
@@ -129,7 +169,11 @@ impl Identity {
         if self.is_admin(rights) {
             return Ok(());
         }
-        let subject = if self.token().is_some() { "this token" } else { "whoever has this login" };
+        let subject = match self {
+            Self::Token(_) => "this token",
+            Self::Login(_) => "whoever has this login",
+            Self::Socket | Self::Session(_) => "whoever sits at this device",
+        };
         Err(OpError::new(ErrorCode::Denied, format!("{subject} calls tools and looks after nothing else"))
             .hint("run `sigil` on this machine, or use a token of an owner or admin that is not narrowed"))
     }
@@ -159,7 +203,7 @@ impl Identity {
         let of_admin = |holder: &Principal| holder.person().and_then(|person| rights.role(person)) >= Some(Role::Admin);
         match self {
             Self::Client(holder) => of_admin(holder),
-            Self::Socket | Self::Token(_) | Self::Login(_) => self.may_look(rights),
+            Self::Socket | Self::Token(_) | Self::Login(_) | Self::Session(_) => self.may_look(rights),
         }
     }
 

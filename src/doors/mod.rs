@@ -12,10 +12,13 @@ pub mod log_ring;
 #[cfg(feature = "mcp")]
 pub(crate) mod mcp;
 pub mod ops;
+#[cfg(feature = "ui")]
+mod page;
 mod questions;
 pub mod rest;
 mod seats;
 mod serve;
+pub mod sessions;
 pub mod settings;
 mod tailnet;
 pub mod tokens;
@@ -25,6 +28,7 @@ pub use identity::Identity;
 pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
 pub use serve::serve;
+pub use sessions::Sessions;
 pub use settings::Settings;
 pub use tailnet::DoorState;
 pub use tokens::Tokens;

@@ -40,9 +40,10 @@ pub async fn serve(
 
 /// All groups of routes, behind the one guard. A path that no group knows is answered by REST.
 pub(super) fn routes(app: Arc<App>) -> Router {
-    #[cfg(feature = "mcp")]
-    let others = crate::doors::mcp::routes();
-    #[cfg(not(feature = "mcp"))]
     let others = Router::new();
+    #[cfg(feature = "mcp")]
+    let others = others.merge(crate::doors::mcp::routes());
+    #[cfg(feature = "ui")]
+    let others = others.merge(crate::doors::page::routes());
     rest::router(app, others)
 }

@@ -15,6 +15,7 @@ mod memory;
 mod mesh;
 mod model_fetch;
 mod models;
+mod page;
 mod pending;
 mod plugins;
 mod rights;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
     let client = &client;
     match command {
         Command::Down => super::up::down(client, ui).await,
+        Command::Ui(args) => page::ui(client, args, ui).await,
         Command::Status => mesh::status(client, ui).await,
         Command::Invite(InviteArgs { list: true, .. }) => mesh::invites(client, ui).await,
         Command::Invite(InviteArgs { void: Some(id), .. }) => mesh::void_invite(client, &id, ui).await,

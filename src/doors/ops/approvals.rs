@@ -66,16 +66,16 @@ pub async fn list(mesh: &MeshHandle, who: &Identity, after: Option<CallCursor>, 
     Ok(Page { items: all.into_iter().map(waiting).collect(), next })
 }
 
-/// The person who may say something here, or take it back: by the socket alone, whoever sits at this device.
+/// The person who may say something here, or take it back: whoever sits at this device, by the socket or on its web page.
 pub(super) fn sitter(view: &View, who: &Identity) -> Option<PersonId> {
     let tier = view.by_peer(&view.me).map(|me| me.tier);
-    match view.rights.sits_at(&view.me).filter(|_| *who == Identity::Socket && tier != Some(Tier::Ephemeral)) {
+    match view.rights.sits_at(&view.me).filter(|_| who.sits_here() && tier != Some(Tier::Ephemeral)) {
         Some(Principal::Person(person)) => Some(person),
         Some(Principal::Agent(..) | Principal::Device(_)) | None => None,
     }
 }
 
-/// Answers that the caller may give: by the socket alone, as the person who sits here.
+/// Answers that the caller may give: as the person who sits here.
 fn choices(view: &View, who: &Identity, approval: &Approval) -> Vec<AnswerChoice> {
     let Some(person) = sitter(view, who) else { return Vec::new() };
     let (tier, by) = (view.by_peer(&view.me).map(|me| me.tier), Principal::Person(person.clone()));
@@ -108,7 +108,7 @@ pub async fn answer(
     choice: AnswerChoice,
     note: Note,
 ) -> Result<Vec<RuleRef>, OpError> {
-    if *who != Identity::Socket {
+    if !who.sits_here() {
         let detail = "an answer is given at a device of the person, and by no token or login";
         return Err(say_who(mesh, who, id, OpError::new(ErrorCode::NotApprover, detail)).await);
     }

@@ -81,7 +81,7 @@ pub async fn list(mesh: &MeshHandle, who: &Identity) -> Result<Vec<Hour>, OpErro
 /// [`ErrorCode::NotApprover`] for a token or login, and for whoever did not say it and may not answer such calls, or not at this
 /// device; [`ErrorCode::UnknownHour`].
 pub async fn take_back(mesh: &MeshHandle, who: &Identity, hour: Hash) -> Result<Vec<RuleRef>, OpError> {
-    if *who != Identity::Socket {
+    if !who.sits_here() {
         let detail = "what a person said is taken back at a device, and by no token or login";
         return Err(OpError::new(ErrorCode::NotApprover, detail).hint(
             "run `sigil approvals withdraw ID` at a device of whoever said it, or of one who may answer such calls",

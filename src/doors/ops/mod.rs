@@ -15,5 +15,6 @@ pub mod memory;
 pub mod models;
 pub mod policy;
 pub mod providers;
+pub mod sessions;
 pub mod tokens;
 pub mod tools;

@@ -96,7 +96,8 @@ pub(super) async fn events(
         id.to_str().ok().and_then(|id| read_id(app.started_ms, id)).map_or(Last::Foreign, Last::Event)
     });
     let stop = app.stop.clone().cancelled_owned();
-    let stream = feed(app, who, topics, last).take_until(stop);
+    let over = who.ended().cancelled_owned();
+    let stream = feed(app, who, topics, last).take_until(stop).take_until(over);
     let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
     Ok(axum::response::Sse::new(stream).keep_alive(keep_alive).into_response())
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
@@ -19,6 +19,9 @@ use crate::doors::seats::SeatMark;
 use crate::mesh::note_refused;
 use crate::status::{ErrorCode, OpError};
 
+/// No page of another origin may load an answer, not even as a picture.
+const SAME_ORIGIN: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
 /// The policy of answers that are data: nothing in them may run, load or be framed.
 const DATA_ONLY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
 
@@ -27,7 +30,7 @@ const DATA_ONLY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
 pub(crate) const HOME_HEADER: &str = "sigil-home";
 
 /// Puts the guard around all of `routes`, and around what answers unknown paths.
-pub(super) fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+pub(crate) fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     routes.layer(middleware::from_fn_with_state(app.clone(), guard)).with_state(app)
 }
 
@@ -60,9 +63,11 @@ async fn guard(State(app): AppState, request: Request, next: Next) -> Response {
     metrics::count(route.as_ref().map_or("none", MatchedPath::as_str), response.status());
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(DATA_ONLY));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SAME_ORIGIN, HeaderValue::from_static("same-origin"));
+    // Only files of the page say otherwise.
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(DATA_ONLY));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
@@ -76,7 +81,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
         return Err(OpError::new(ErrorCode::WrongHost, detail).hint("start one there with `sigil up --detach`"));
     }
     let mut found = None;
-    let identified = auth::identify(&app.context.tokens, app.mesh(), &request, &mut found).inspect_err(|error| {
+    let identified = auth::identify(&app.context, &request, &mut found).inspect_err(|error| {
         if let Some(row) = auth::refused(&request, found.as_deref(), error) {
             note_refused(app.mesh(), row);
         }

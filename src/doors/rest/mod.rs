@@ -34,6 +34,7 @@ mod queries;
 mod results;
 mod rights;
 mod routes;
+mod sessions;
 mod shapes;
 mod stay;
 #[cfg(test)]

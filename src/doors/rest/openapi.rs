@@ -186,6 +186,13 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     if ["createCall"].contains(&id) {
         statuses.push(406);
     }
+    if ["signIn"].contains(&id) {
+        // A code that was never printed, or is over, and tries.
+        statuses.extend([404, 410, 429]);
+    }
+    if ["createUiCode"].contains(&id) {
+        statuses.push(404);
+    }
     if ["join", "getResult", "getResultPart", "answerApproval"].contains(&id) {
         statuses.push(410);
     }

@@ -11,8 +11,8 @@ use super::mcp_clients;
 use super::queries::Queries;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, tokens, tools,
-    vacuum,
+    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, sessions,
+    tokens, tools, vacuum,
 };
 use crate::doors::app::App;
 
@@ -50,6 +50,10 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(joining::leave))
         .routes(routes!(tokens::list, tokens::mint, tokens::revoke_all))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(sessions::code))
+        .routes(routes!(sessions::current, sessions::sign_in, sessions::sign_out))
+        .routes(routes!(sessions::list, sessions::end_all))
+        .routes(routes!(sessions::end))
         .routes(routes!(rights::all, rights::put_all))
         .routes(routes!(rights::put_mode))
         .routes(routes!(explain::explain))

@@ -350,6 +350,28 @@ texts! {
         read |text| text.parse().map_err(|error: mesh_core::ids::InvalidId| error.to_string())
     }
 
+    /// Id of a session of the web page.
+    SessionId(String) {
+        pattern "^[a-z2-7]{16}$", length 16..=16,
+        example "mjv67tkxormjv67t",
+        read |text| {
+            let good = text.len() == 16 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+            good.then(|| text.to_owned()).ok_or_else(|| "the id of a session has 16 letters or digits".to_owned())
+        }
+    }
+
+    /// Code that opens a session of the web page.
+    SignInCode(String) {
+        pattern "^[A-Za-z2-7]{5}[ -]?[A-Za-z2-7]{5}$", length 10..=11,
+        example "MJV67-TKXOR",
+        read |text| {
+            let is_letter = |c: char| matches!(c, 'A'..='Z' | 'a'..='z' | '2'..='7');
+            let parts = text.split_once(['-', ' ']).or_else(|| text.split_at_checked(5));
+            let good = parts.is_some_and(|(a, b)| [a, b].iter().all(|part| part.len() == 5 && part.chars().all(is_letter)));
+            good.then(|| text.to_owned()).ok_or_else(|| "a code has twice 5 letters or digits".to_owned())
+        }
+    }
+
     /// Name of a token, for people.
     TokenName(Title) {
         pattern "^[^\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]*$",

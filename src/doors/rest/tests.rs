@@ -7,6 +7,7 @@ mod events;
 mod nodes;
 mod rights;
 mod server;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -39,6 +40,7 @@ use crate::doors::app::{App, Context};
 use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
 use crate::doors::serve::serve;
+use crate::doors::sessions::Sessions;
 use crate::doors::settings::Settings;
 use crate::doors::tokens::hash_of;
 use crate::mesh::MeshHandle;
@@ -278,6 +280,7 @@ impl Fake {
         let context = Context {
             mesh,
             tokens: Arc::default(),
+            sessions: Arc::new(Sessions::open(home.path()).unwrap()),
             logs: logs.clone(),
             home: home.path().to_owned(),
             home_id: FileId::of(home.path()).unwrap(),
@@ -318,6 +321,7 @@ impl Fake {
                 blobs: self.blobs.clone(),
             },
             tokens: Arc::default(),
+            sessions: Arc::new(Sessions::open(self.home.path()).unwrap()),
             logs: LogRing::default(),
             home: self.home.path().to_owned(),
             home_id: FileId::of(self.home.path()).unwrap(),

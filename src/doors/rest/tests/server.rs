@@ -24,7 +24,7 @@ async fn stopping_ends_event_streams_and_removes_the_socket() {
 #[tokio::test]
 async fn every_error_of_the_router_is_a_problem() {
     let fake = Fake::start().await;
-    fake.get("/").await.problem(404, "not_found");
+    fake.get("/nothing").await.problem(404, "not_found");
     fake.get("/api/v1/nothing").await.problem(404, "not_found");
     let answer = fake.ask(Method::PUT, "/api/v1/calls", Some("{}")).await;
     answer.problem(405, "method_not_allowed");

@@ -1,0 +1,80 @@
+// The browser, and what is held against every page of it: no request leaves the origin, each is described, nothing is said on the
+// console, and the page's policy is never hurt.
+
+import { readFileSync } from 'node:fs'
+import { get } from 'node:http'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { chromium } from 'playwright-core'
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+const described = Object.keys(JSON.parse(readFileSync(join(import.meta.dirname, '../../docs/openapi.json'), 'utf8')).paths)
+const PATHS = described.map((path) => new RegExp(`^${path.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]+')}$`))
+const FILES = /^\/$|^\/assets\/[\w.-]+$|^\/icon\.svg$|^\/manifest\.webmanifest$/
+
+export async function launch() {
+  return chromium.launch({
+    executablePath: process.env.SIGIL_TEST_CHROMIUM ?? '/usr/bin/chromium',
+    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update'],
+  })
+}
+
+export class Watched {
+  /** What was wrong so far. */
+  wrongs = []
+  /** Problems of the agent that a test brings about itself are said on the console by the browser. */
+  expected = []
+
+  constructor(browser, origin) {
+    Object.assign(this, { browser, origin })
+  }
+
+  async context(options = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', locale: 'en-GB', reducedMotion: 'reduce', ...options })
+    await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: this.origin })
+    await context.addInitScript(() => {
+      document.addEventListener('securitypolicyviolation', (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))
+    })
+    // For whoever works on the page: its files as they were built just now, in place of those in the program.
+    const dist = process.env.SIGIL_TEST_UI_DIST
+    if (dist) {
+      await context.route(/^http:\/\/sigil-[^/]+\/(assets\/.*)?(#.*)?$/, async (route) => {
+        const path = new URL(route.request().url()).pathname
+        const { host, port } = new URL(route.request().url())
+        const { headers } = await new Promise((answer) => get({ host: '127.0.0.1', port, headers: { host } }, (response) => answer(response.resume())))
+        const types = { js: 'text/javascript', css: 'text/css' }
+        const file = join(dist, path === '/' ? 'index.html' : path)
+        return route.fulfill({ headers: { ...headers, 'content-type': types[file.split('.').pop()] ?? 'text/html' }, body: readFileSync(file) })
+      })
+    }
+    context.on('request', (request) => {
+      const url = new URL(request.url())
+      if (url.protocol === 'blob:' || url.protocol === 'data:') return
+      const known = FILES.test(url.pathname) || PATHS.some((path) => path.test(url.pathname))
+      if (url.origin !== this.origin) this.wrongs.push(`a request left the origin: ${url.origin}${url.pathname}`)
+      else if (!known) this.wrongs.push(`a request that is not described: ${request.method()} ${url.pathname}`)
+    })
+    context.on('page', (page) => {
+      page.on('console', (message) => {
+        const text = message.text()
+        if (message.type() === 'error' && !/Failed to load resource|net::ERR_/.test(text)) this.wrongs.push(`console: ${text}`)
+      })
+      page.on('pageerror', (error) => this.wrongs.push(`an error of the page: ${error.message}`))
+    })
+    return context
+  }
+}
+
+/** What axe finds on a page. */
+export async function findings(page) {
+  await page.evaluate(axe)
+  const results = await page.evaluate(() =>
+    window.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'], resultTypes: ['violations'] }),
+  )
+  return results.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target.join(' ')).slice(0, 4).join(' | ')} (${one.nodes[0]?.failureSummary?.split('\n')[1]?.trim() ?? ''})`)
+}
+
+/** By how many pixels the page is wider than its window. */
+export function overflow(page) {
+  return page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth))
+}

@@ -130,7 +130,7 @@ impl Identity {
     #[must_use]
     pub fn ended(&self) -> CancellationToken {
         match self {
-            Self::Socket | Self::Token(_) | Self::Login(_) => CancellationToken::new(),
+            Self::Socket | Self::Client(_) | Self::Token(_) | Self::Login(_) => CancellationToken::new(),
             Self::Session(session) => session.ended(),
         }
     }
@@ -172,6 +172,7 @@ impl Identity {
         let subject = match self {
             Self::Token(_) => "this token",
             Self::Login(_) => "whoever has this login",
+            Self::Client(_) => "this client",
             Self::Socket | Self::Session(_) => "whoever sits at this device",
         };
         Err(OpError::new(ErrorCode::Denied, format!("{subject} calls tools and looks after nothing else"))

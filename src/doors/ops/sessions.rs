@@ -105,7 +105,7 @@ pub async fn end_all(context: &Context, who: &Identity) -> Result<usize, OpError
     fresh(who)?;
     let own = match who {
         Identity::Session(own) => Some(own.id.clone()),
-        Identity::Socket | Identity::Token(_) | Identity::Login(_) => None,
+        Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) => None,
     };
     let ended = context.sessions.end(|session| own.as_ref() != Some(&session.id));
     save(context, true).await;
@@ -123,7 +123,7 @@ fn sitter(context: &Context) -> Result<Principal, OpError> {
 fn own(who: &Identity) -> Result<&Session, OpError> {
     match who {
         Identity::Session(session) => Ok(session),
-        Identity::Socket | Identity::Token(_) | Identity::Login(_) => {
+        Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) => {
             Err(OpError::new(ErrorCode::Unauthorized, "nobody is signed in here").hint(AGAIN))
         }
     }
@@ -142,7 +142,9 @@ fn fresh(who: &Identity) -> Result<(), OpError> {
             Err(OpError::new(ErrorCode::NotFresh, "other sessions are ended within 5 minutes after signing in")
                 .hint("run `sigil ui` again on this device, and end them then"))
         }
-        Identity::Socket | Identity::Token(_) | Identity::Login(_) | Identity::Session(_) => Ok(()),
+        Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) | Identity::Session(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ impl Pipe {
             .spawn()
             .expect("it starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (lines, received) = channel();
+        let (lines, received) = sync_channel(1_024);
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         Self { input: child.stdin.take(), child, lines: received }
     }

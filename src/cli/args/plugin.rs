@@ -131,7 +131,7 @@ pub(crate) enum McpClient {
     ClaudeCode,
     /// Cursor
     Cursor,
-    /// OpenClaw
+    /// The client `openclaw`
     Openclaw,
     /// VS Code
     Vscode,

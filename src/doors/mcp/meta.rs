@@ -141,7 +141,7 @@ pub(super) fn is_own(name: &str) -> bool {
 pub(super) fn listed(app: &App, who: &Identity) -> Vec<Listed> {
     let own = OWN.iter().map(|own| {
         let schema = if own.stands { standing::schema() } else { json!({ "type": "object" }) };
-        entry(own.name, own.title, own.description, (own.input)(), schema, (own.reads, own.again))
+        entry(own.name, own.title, own.description, &(own.input)(), &schema, (own.reads, own.again))
     });
     let mut listed: Vec<Listed> = own.chain(memory::listed(app, who)).collect();
     listed.sort_by(|a, b| a.name.cmp(&b.name));
@@ -153,8 +153,8 @@ pub(super) fn entry(
     name: &str,
     title: &str,
     description: &str,
-    input: Value,
-    output: Value,
+    input: &Value,
+    output: &Value,
     (reads, again): (bool, bool),
 ) -> Listed {
     let entry = json!({
@@ -202,7 +202,7 @@ pub(super) fn value(value: Value) -> Map<String, Value> {
 pub(super) async fn run<'a>(app: &Arc<App>, who: &Identity, name: &str, said: &'a str) -> Result<Did<'a>, OpError> {
     let done = |result: Map<String, Value>| Ok(Did::Answer(result));
     match name {
-        "sigil_call" => Ok(Did::Call(call(app, who, said).await?)),
+        "sigil_call" => Ok(Did::Call(call(app, who, said)?)),
         "sigil_call_status" => done(status(app, who, said).await?),
         "sigil_cancel_call" => done(cancel(app, who, said).await?),
         "sigil_describe_tool" => done(value(describe(app, who, said).await?)),
@@ -222,7 +222,7 @@ struct CallArguments<'a> {
     idempotency_key: Option<String>,
 }
 
-async fn call<'a>(app: &Arc<App>, who: &Identity, said: &'a str) -> Result<Asked<'a>, OpError> {
+fn call<'a>(app: &Arc<App>, who: &Identity, said: &'a str) -> Result<Asked<'a>, OpError> {
     let asked: CallArguments<'a> = serde_json::from_str(said)
         .map_err(|error| OpError::new(ErrorCode::Invalid, format!("the arguments: {error}")))?;
     let meant = meant(app, who, &asked.name)?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::list::Listed;
-use super::meta::{arguments, entry};
+use super::own::{arguments, entry};
 use crate::doors::app::App;
 use crate::doors::identity::Identity;
 use crate::doors::ops::memory::{self, HOME, MESSAGES_MAX, Place, Use};

@@ -9,13 +9,13 @@ use mesh_core::io::NodeView;
 use mesh_core::policy::Domain;
 use mesh_core::record::ToolDecl;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::calls::{Asked, answer};
 use super::list::{self, Listed};
 use super::names::{Meant, Names};
+use super::own::{arguments, entry};
 use super::{memory, result, standing};
 use crate::doors::app::App;
 use crate::doors::identity::Identity;
@@ -148,45 +148,12 @@ pub(super) fn listed(app: &App, who: &Identity) -> Vec<Listed> {
     listed
 }
 
-/// A tool of our own as it is listed. Nothing that it does is outside of the mesh.
-pub(super) fn entry(
-    name: &str,
-    title: &str,
-    description: &str,
-    input: &Value,
-    output: &Value,
-    (reads, again): (bool, bool),
-) -> Listed {
-    let entry = json!({
-        "name": name,
-        "title": title,
-        "description": description,
-        "inputSchema": input,
-        "outputSchema": output,
-        "annotations": {
-            "readOnlyHint": reads,
-            "destructiveHint": !reads && name == "sigil_call",
-            "idempotentHint": again,
-            "openWorldHint": name == "sigil_call",
-        },
-    });
-    Listed { name: name.to_owned(), entry: crate::node::card::sorted(&entry) }
-}
-
 /// What a tool of our own comes to.
 pub(super) enum Did<'a> {
     /// This.
     Answer(Map<String, Value>),
     /// A call of a tool of a device.
     Call(Asked<'a>),
-}
-
-/// Reads the arguments of a tool of our own.
-pub(super) fn arguments<T: DeserializeOwned>(text: &str) -> Result<T, OpError> {
-    serde_json::from_str(text).map_err(|error| {
-        OpError::new(ErrorCode::Invalid, format!("the arguments: {error}"))
-            .hint("sigil_describe_tool and the list say what they are")
-    })
 }
 
 /// A value as the result of a tool.

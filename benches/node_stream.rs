@@ -126,6 +126,7 @@ impl Pair {
             peer: node,
             key: target.public_key(),
             node_id: header.node_id.clone(),
+            first_name: header.node_id.clone(),
             confirmed: true,
             asks: None,
             tier: Tier::Owner,

@@ -46,7 +46,7 @@ pub(crate) use approvals::{Answer, ApprovalsArgs, ApprovalsCommand};
 pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
 pub(crate) use model::ModelCommand;
 pub(crate) use plugin::{
-    McpArgs, McpClient, McpClientsCommand, McpCommand, PluginCommand, PluginRunArgs, SecretCommand,
+    McpArgs, McpClient, McpClientsCommand, McpCommand, McpProfile, PluginCommand, PluginRunArgs, SecretCommand,
 };
 
 #[derive(Debug, Subcommand)]

@@ -137,7 +137,7 @@ pub(crate) enum McpClient {
     ClaudeCode,
     /// Cursor
     Cursor,
-    /// OpenClaw
+    /// The client `openclaw`
     Openclaw,
     /// VS Code
     Vscode,

@@ -4,7 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::console::show;
-use crate::cli::args::{McpArgs, McpClient, McpClientsCommand};
+use crate::cli::args::{McpArgs, McpClient, McpClientsCommand, McpProfile};
 use crate::cli::client::{Client, Extras, segment};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, clean, items, relative, table, text};
@@ -12,7 +12,7 @@ use crate::cli::output::{Ui, clean, items, relative, table, text};
 /// Speaks MCP on standard input and output until the input ends.
 #[cfg(feature = "mcp")]
 pub(super) async fn serve(client: &Client, args: McpArgs, ui: Ui) -> Result<Exit, Failure> {
-    super::mcp_proxy::serve(client, args.agent.as_deref(), args.profile.map(|profile| profile.as_str()), ui).await
+    super::mcp_proxy::serve(client, args.agent.as_deref(), args.profile.map(McpProfile::as_str), ui).await
 }
 
 /// Says that it cannot.

@@ -11,10 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::clients::Clients;
 use super::list::Cards;
 use super::names::Names;
-use crate::doors::app::App;
 use crate::doors::identity::Identity;
-use crate::doors::ops::calls;
-use crate::tasks::TaskGroup;
 
 /// Calls whose clients have hung up and that are not cancelled yet. Past this the calls go on, as if nobody had hung up.
 const HUNG_UP_MAX: usize = 1_024;
@@ -22,7 +19,7 @@ const HUNG_UP_MAX: usize = 1_024;
 const UNDER_WAY_MAX: usize = 4_096;
 
 /// A call, and for whom it is to be cancelled.
-type HungUp = (Identity, ReqId);
+pub(super) type HungUp = (Identity, ReqId);
 
 /// See the module.
 #[derive(Debug)]
@@ -46,6 +43,11 @@ impl Desk {
             hung_up,
             to_cancel: Mutex::new(Some(to_cancel)),
         }
+    }
+
+    /// Calls that are to be cancelled, for the first who asks.
+    pub(super) fn to_cancel(&self) -> Option<mpsc::Receiver<HungUp>> {
+        self.to_cancel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Clients that were here, or of whom something was said.
@@ -137,18 +139,4 @@ impl Drop for Hold {
             self.take_back();
         }
     }
-}
-
-/// Cancels what clients have hung up on, until `tasks` stops.
-pub(in crate::doors) fn watch(app: &Arc<App>, tasks: &TaskGroup) {
-    let Some(mut calls) = app.mcp.to_cancel.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-    let (stop, app) = (tasks.stopping(), app.clone());
-    tasks.spawn(async move {
-        while let Some(Some((who, id))) = stop.run_until_cancelled(calls.recv()).await {
-            let reason = Some("its MCP client hung up or took it back".to_owned());
-            if let Err(error) = calls::cancel(app.mesh(), &who, id, reason).await {
-                tracing::debug!(%error, "a call that nobody waits for could not be cancelled");
-            }
-        }
-    });
 }

@@ -99,6 +99,9 @@ pub(super) fn open_of<'v>(
     open
 }
 
+/// A tool, and all that is told of it.
+type Told<'v> = (Open<'v>, Option<Arc<ToolDescription>>);
+
 /// A tool as it is listed.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
@@ -111,7 +114,7 @@ pub(super) struct Listed {
 /// The tools of all devices, by name; `any__…` among them where several offer the same.
 pub(super) async fn tools(mesh: &MeshHandle, cards: &Cards, view: &View, names: &Names, who: &Identity) -> Vec<Listed> {
     let mut listed = Vec::new();
-    let mut alike: BTreeMap<&ToolName, Vec<(Open<'_>, Option<Arc<ToolDescription>>)>> = BTreeMap::new();
+    let mut alike: BTreeMap<&ToolName, Vec<Told<'_>>> = BTreeMap::new();
     let deadline = Instant::now() + CARDS_WAIT;
     for open in open(view, who) {
         let wait = deadline.saturating_duration_since(Instant::now());
@@ -205,12 +208,7 @@ fn entry(view: &View, names: &Names, name: &str, open: Open<'_>, about: Option<&
     whole(name, &format!("{}: {shown}", node.node_id), tool, about, meta)
 }
 
-fn entry_of_any(
-    name: &str,
-    first: Open<'_>,
-    about: Option<&ToolDescription>,
-    all: &[(Open<'_>, Option<Arc<ToolDescription>>)],
-) -> Value {
+fn entry_of_any(name: &str, first: Open<'_>, about: Option<&ToolDescription>, all: &[Told<'_>]) -> Value {
     let nodes: Vec<String> = all.iter().map(|(open, _)| open.node.node_id.to_string()).collect();
     let asks = all.iter().any(|(open, _)| open.asks);
     let meta = json!({ "sigil/address": format!("any:{}", first.tool.name), "sigil/nodes": nodes, "sigil/asks": asks });

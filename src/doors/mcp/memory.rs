@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::list::Listed;
-use super::meta::{arguments, entry};
+use super::own::{arguments, entry};
 use crate::doors::app::App;
 use crate::doors::identity::Identity;
 use crate::doors::ops::memory::{self, HOME, MESSAGES_MAX, Place, Use};
@@ -55,25 +55,25 @@ pub(super) fn listed(app: &App, who: &Identity) -> Vec<Listed> {
             "Search memory",
             "Search what was said and kept in this home: by words, and by meaning where there is a model. Gives the messages, with \
              facts and summary lines that were made of them.",
-            input.clone(),
-            object(),
+            &input,
+            &object(),
             (true, true),
         ));
         listed.push(entry(
             SEMANTIC,
             "Search memory by meaning",
             "The k messages that are nearest in meaning; without a model by words, and `degraded` says so.",
-            input,
-            object(),
+            &input,
+            &object(),
             (true, true),
         ));
         listed.push(entry(
             RECALL,
             "Recall facts",
             "Facts that memory holds about somebody or something, the newest first, with the messages that say them.",
-            json!({ "type": "object", "required": ["topic"], "additionalProperties": false,
+            &json!({ "type": "object", "required": ["topic"], "additionalProperties": false,
                 "properties": { "topic": query(), "limit": k() } }),
-            object(),
+            &object(),
             (true, true),
         ));
     }
@@ -83,24 +83,24 @@ pub(super) fn listed(app: &App, who: &Identity) -> Vec<Listed> {
             APPEND,
             "Add to memory",
             "Keep what was said, durably. The same message with the same id changes nothing.",
-            json!({ "type": "object", "required": ["messages"], "additionalProperties": false, "properties": { "messages": {
+            &json!({ "type": "object", "required": ["messages"], "additionalProperties": false, "properties": { "messages": {
                 "type": "array", "minItems": 1, "maxItems": MESSAGES_MAX, "items": {
                     "type": "object", "required": ["text"], "additionalProperties": false, "properties": {
                         "text": text, "speaker": { "type": "string" }, "conversation": { "type": "string" },
                         "session": { "type": "string" }, "id": { "type": "string" }, "time": time(),
                     } } } } }),
-            object(),
+            &object(),
             (false, false),
         ));
         listed.push(entry(
             SUMMARY,
             "Summaries of memory",
             "Summaries of a time, the newest first. With compact true, what is in no summary yet gets one first.",
-            json!({ "type": "object", "additionalProperties": false, "properties": {
+            &json!({ "type": "object", "additionalProperties": false, "properties": {
                 "from": time(), "to": time(), "limit": k(), "compact": { "type": "boolean" },
                 "keep": { "type": "integer", "minimum": 0, "description": "Newest messages that compacting leaves as they are" },
             } }),
-            object(),
+            &object(),
             (false, true),
         ));
     }

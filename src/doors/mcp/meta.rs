@@ -9,13 +9,13 @@ use mesh_core::io::NodeView;
 use mesh_core::policy::Domain;
 use mesh_core::record::ToolDecl;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::calls::{Asked, answer};
 use super::list::{self, Listed};
 use super::names::{Meant, Names};
+use super::own::{arguments, entry};
 use super::{memory, result, standing};
 use crate::doors::app::App;
 use crate::doors::identity::Identity;
@@ -141,36 +141,11 @@ pub(super) fn is_own(name: &str) -> bool {
 pub(super) fn listed(app: &App, who: &Identity) -> Vec<Listed> {
     let own = OWN.iter().map(|own| {
         let schema = if own.stands { standing::schema() } else { json!({ "type": "object" }) };
-        entry(own.name, own.title, own.description, (own.input)(), schema, (own.reads, own.again))
+        entry(own.name, own.title, own.description, &(own.input)(), &schema, (own.reads, own.again))
     });
     let mut listed: Vec<Listed> = own.chain(memory::listed(app, who)).collect();
     listed.sort_by(|a, b| a.name.cmp(&b.name));
     listed
-}
-
-/// A tool of our own as it is listed. Nothing that it does is outside of the mesh.
-pub(super) fn entry(
-    name: &str,
-    title: &str,
-    description: &str,
-    input: Value,
-    output: Value,
-    (reads, again): (bool, bool),
-) -> Listed {
-    let entry = json!({
-        "name": name,
-        "title": title,
-        "description": description,
-        "inputSchema": input,
-        "outputSchema": output,
-        "annotations": {
-            "readOnlyHint": reads,
-            "destructiveHint": !reads && name == "sigil_call",
-            "idempotentHint": again,
-            "openWorldHint": name == "sigil_call",
-        },
-    });
-    Listed { name: name.to_owned(), entry: crate::node::card::sorted(&entry) }
 }
 
 /// What a tool of our own comes to.
@@ -179,14 +154,6 @@ pub(super) enum Did<'a> {
     Answer(Map<String, Value>),
     /// A call of a tool of a device.
     Call(Asked<'a>),
-}
-
-/// Reads the arguments of a tool of our own.
-pub(super) fn arguments<T: DeserializeOwned>(text: &str) -> Result<T, OpError> {
-    serde_json::from_str(text).map_err(|error| {
-        OpError::new(ErrorCode::Invalid, format!("the arguments: {error}"))
-            .hint("sigil_describe_tool and the list say what they are")
-    })
 }
 
 /// A value as the result of a tool.
@@ -202,7 +169,7 @@ pub(super) fn value(value: Value) -> Map<String, Value> {
 pub(super) async fn run<'a>(app: &Arc<App>, who: &Identity, name: &str, said: &'a str) -> Result<Did<'a>, OpError> {
     let done = |result: Map<String, Value>| Ok(Did::Answer(result));
     match name {
-        "sigil_call" => Ok(Did::Call(call(app, who, said).await?)),
+        "sigil_call" => Ok(Did::Call(call(app, who, said)?)),
         "sigil_call_status" => done(status(app, who, said).await?),
         "sigil_cancel_call" => done(cancel(app, who, said).await?),
         "sigil_describe_tool" => done(value(describe(app, who, said).await?)),
@@ -222,7 +189,7 @@ struct CallArguments<'a> {
     idempotency_key: Option<String>,
 }
 
-async fn call<'a>(app: &Arc<App>, who: &Identity, said: &'a str) -> Result<Asked<'a>, OpError> {
+fn call<'a>(app: &Arc<App>, who: &Identity, said: &'a str) -> Result<Asked<'a>, OpError> {
     let asked: CallArguments<'a> = serde_json::from_str(said)
         .map_err(|error| OpError::new(ErrorCode::Invalid, format!("the arguments: {error}")))?;
     let meant = meant(app, who, &asked.name)?;

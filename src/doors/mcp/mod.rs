@@ -6,11 +6,13 @@
 mod calls;
 mod clients;
 mod desk;
+mod hang_ups;
 mod http;
 mod list;
 mod memory;
 mod meta;
 mod names;
+mod own;
 mod resources;
 mod result;
 mod standing;
@@ -19,7 +21,8 @@ mod tasks;
 mod wire;
 
 pub(crate) use clients::{Client, PINNED_MAX, Profile, Terms};
-pub(in crate::doors) use desk::{Desk, watch};
+pub(in crate::doors) use desk::Desk;
+pub(in crate::doors) use hang_ups::watch;
 pub(in crate::doors) use http::routes;
 pub(crate) use http::{KEEP_HEADER, PATH, PROFILE_HEADER};
 pub(crate) use wire::{SESSION_HEADER, headers_of};

@@ -39,7 +39,7 @@ pub(super) struct Meant {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     meanings: BTreeMap<String, Meant>,
-    names: BTreeMap<(PeerId, ToolName), String>,
+    tools: BTreeMap<(PeerId, ToolName), String>,
     nodes: BTreeMap<PeerId, String>,
 }
 
@@ -80,7 +80,7 @@ impl Names {
             let short = claim(&mut taken, fold(tool.as_str(), TOOL_MAX), mark, tool.clone());
             let (name, meant) = (format!("{own}{BETWEEN}{short}"), Meant { peer: Some(node.peer), tool: tool.clone() });
             self.meanings.insert(name.clone(), meant.clone());
-            self.names.insert((node.peer, tool.clone()), name);
+            self.tools.insert((node.peer, tool.clone()), name);
             // Should the device ever lose its plain name to another, it is found by this one all the same.
             self.meanings.entry(format!("{long}{BETWEEN}{short}")).or_insert(meant);
         }
@@ -93,7 +93,7 @@ impl Names {
 
     /// The name of a tool of a device; empty for one that there is not.
     pub(super) fn tool(&self, peer: &PeerId, tool: &ToolName) -> &str {
-        self.names.get(&(*peer, tool.clone())).map_or("", String::as_str)
+        self.tools.get(&(*peer, tool.clone())).map_or("", String::as_str)
     }
 
     /// What a name means.
@@ -102,7 +102,7 @@ impl Names {
             return Some(meant.clone());
         }
         let wanted = name.strip_prefix(ANY)?.strip_prefix(BETWEEN)?;
-        let mut all = self.names.keys().filter(|(_, tool)| any_name(tool).is_some_and(|any| any.ends_with(wanted)));
+        let mut all = self.tools.keys().filter(|(_, tool)| any_name(tool).is_some_and(|any| any.ends_with(wanted)));
         let (_, tool) = all.find(|(_, tool)| any_name(tool).as_deref() == Some(name))?;
         Some(Meant { peer: None, tool: tool.clone() })
     }
@@ -162,4 +162,47 @@ fn marked(text: &str, max: usize, of: &[u8]) -> String {
     }
     let hash = BASE32_NOPAD.encode(&Hash::of(of).0).to_ascii_lowercase();
     format!("{short}_{}", hash.get(..MARK - 1).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_those_that_every_client_takes() {
+        assert_eq!(fold("Kitchen-Pi", NODE_MAX).as_deref(), Some("kitchen_pi"));
+        assert_eq!(fold("files.list", TOOL_MAX).as_deref(), Some("files_list"));
+        assert_eq!((fold("a-name-that-is-too-long", NODE_MAX), fold("..", NODE_MAX)), (None, None));
+        assert_eq!(any_name(&"files.list".parse().unwrap()).as_deref(), Some("any__files_list"));
+        let long = marked("a-name-that-is-too-long", NODE_MAX, b"x");
+        assert!(long.len() == NODE_MAX && long.starts_with("a_name_tha_"), "{long}");
+    }
+
+    #[test]
+    fn the_first_has_the_plain_name_and_no_two_have_one() {
+        let mut taken = BTreeMap::new();
+        let mut claimed = |text: &str| {
+            claim(
+                &mut taken,
+                fold(text, NODE_MAX),
+                |salt| marked(text, NODE_MAX, format!("{text} {salt}").as_bytes()),
+                0_u8,
+            )
+        };
+        assert_eq!(claimed("hall-cam"), "hall_cam");
+        assert!(claimed("hall.cam").starts_with("hall_cam_"));
+        let all: Vec<String> = (0..2_000).map(|n| claimed(&format!("a-long-name-of-number-{n}"))).collect();
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), 2_000);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_a_name(text in ".{0,60}") {
+            let name = fold(&text, TOOL_MAX).unwrap_or_else(|| marked(&text, TOOL_MAX, text.as_bytes()));
+            prop_assert!((1..=TOOL_MAX).contains(&name.len()), "{}", name);
+            prop_assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{}", name);
+        }
+    }
 }

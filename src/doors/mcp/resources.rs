@@ -57,13 +57,12 @@ pub(super) async fn read(app: &Arc<App>, who: &Identity, id: &Value, era: Era, p
             .with(json!({ "uri": params.uri }))
     };
     let (call, number) = address(&params.uri).ok_or_else(unknown)?;
-    let (media_type, body) = find(app, who, call, number).await.map_err(|error| match error.code {
-        ErrorCode::UnknownCall | ErrorCode::NoOutput => unknown(),
-        _ => RpcError::internal(format!(
-            "{}{}",
-            error.detail,
-            error.hint.map(|hint| format!(": {hint}")).unwrap_or_default()
-        )),
+    let (media_type, body) = find(app, who, call, number).await.map_err(|error| {
+        if matches!(error.code, ErrorCode::UnknownCall | ErrorCode::NoOutput) {
+            return unknown();
+        }
+        let hint = error.hint.map(|hint| format!(": {hint}")).unwrap_or_default();
+        RpcError::internal(format!("{}{hint}", error.detail))
     })?;
     let failed = |error: std::io::Error| RpcError::internal(format!("reading the result: {error}"));
     let (bytes, path, len) = match body {

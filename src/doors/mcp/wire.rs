@@ -100,8 +100,8 @@ impl RpcError {
     /// HTTP status of the answer. In the older era errors are answers like others, unless no request can be made out.
     pub(super) fn status(&self, era: Era) -> StatusCode {
         match (self.code, era) {
-            (PARSE_ERROR | INVALID_REQUEST, _) => StatusCode::BAD_REQUEST,
-            (HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION, Era::Modern) => StatusCode::BAD_REQUEST,
+            (PARSE_ERROR | INVALID_REQUEST, _)
+            | (HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION, Era::Modern) => StatusCode::BAD_REQUEST,
             (METHOD_NOT_FOUND, Era::Modern) => StatusCode::NOT_FOUND,
             _ if self.malformed => StatusCode::BAD_REQUEST,
             _ => StatusCode::OK,

@@ -41,7 +41,7 @@ class Live {
   start(): void {
     this.signedOut = false
     if (this.#started) {
-      this.#open()
+      if (!this.#source) this.#open()
       this.#tell({ topic: 'reset', data: {} })
       return
     }

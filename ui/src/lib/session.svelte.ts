@@ -9,6 +9,7 @@ class Sessions {
   current = $state.raw<Session | undefined>()
   /** False until it is known whether somebody is signed in. */
   known = $state(false)
+  #loading = false
 
   constructor() {
     onState({ signedOut: () => live.stop(), answered: (ok) => live.answered(ok) })
@@ -21,11 +22,15 @@ class Sessions {
 
   /** Takes up the session that the cookie keeps, if there is one. */
   async load(): Promise<void> {
+    if (this.#loading) return
+    this.#loading = true
     try {
       this.#take(await get<Session>('/api/v1/session'))
     } catch (error) {
       // Without an answer nothing is known.
       if (!(error instanceof ApiError) || error.code === 'offline') return
+    } finally {
+      this.#loading = false
     }
     this.known = true
   }

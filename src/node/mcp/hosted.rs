@@ -310,7 +310,13 @@ impl Keeper {
             let mut read = false;
             loop {
                 tokio::select! {
-                    over = &mut talk => break (over, None),
+                    over = &mut talk => {
+                        // What it said last may be there a moment after its output has ended.
+                        if !read && matches!(over, Over::Broken(_)) {
+                            let _ = timeout(DRAIN, &mut reading).await;
+                        }
+                        break (over, None);
+                    }
                     () = &mut reading, if !read => read = true,
                     // What it has started may keep its streams open, so that they do not tell of its end.
                     exit = server.ended() => {

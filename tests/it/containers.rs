@@ -150,6 +150,8 @@ impl Dockerd {
             image: Some(IMAGE.to_owned()),
             entrypoint: Some(vec!["/bin/sleep".to_owned(), "900".to_owned()]),
             labels: Some(HashMap::from([("sigil.home".to_owned(), "0123456789abcdef0123456789abcdef".to_owned())])),
+            // It ignores what asks it to end, for which the engine would wait 10 s.
+            stop_signal: Some("SIGKILL".to_owned()),
             network_disabled: Some(true),
             host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
             ..ContainerCreateBody::default()

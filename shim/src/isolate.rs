@@ -147,7 +147,7 @@ fn run(link: &UnixStream, control: &UnixStream, go: &Go, streams: Streams) -> Re
     }
 }
 
-fn exit(status: WaitStatus) -> Exit {
+pub(crate) fn exit(status: WaitStatus) -> Exit {
     let small = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
     match status.terminating_signal() {
         Some(signal) => Exit::Signal(small(signal)),

@@ -16,6 +16,8 @@ pub mod attack;
 #[cfg(all(feature = "levels", target_os = "linux"))]
 mod confine;
 #[cfg(all(feature = "levels", target_os = "linux"))]
+pub mod container;
+#[cfg(all(feature = "levels", target_os = "linux"))]
 mod filter;
 #[cfg(all(feature = "levels", target_os = "linux"))]
 pub mod isolate;

@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     match args.next() {
         None => sigil_shim::start::entry(),
         Some(word) if word == sigil_shim::isolate::INIT => sigil_shim::isolate::init(),
+        Some(word) if word == sigil_shim::wire::CONTAINER => sigil_shim::container::entry(args),
         Some(word) if word == sigil_shim::attack::ATTACK => sigil_shim::attack::entry(args),
         Some(_) => {
             eprintln!("sigil-shim: sigil starts this program, once for each run of a tool");

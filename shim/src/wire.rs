@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -22,8 +22,24 @@ use rustix::net::{
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 /// Longest text of a report.
 const TEXT_BYTES_MAX: usize = 1024;
-/// Descriptors in one message: three streams, and the socket to the agent.
-const FDS_MAX: usize = 4;
+/// Descriptors in one message: three streams and the socket to the agent, or the files of a result.
+const FDS_MAX: usize = FILES_MAX;
+/// Files that a command in a container may leave as parts of its result, and one more, so that too many are told.
+pub const FILES_MAX: usize = 16;
+/// Word by which the helper is started as the first process of a container; that of its network follows.
+pub const CONTAINER: &str = "container";
+/// The file of the helper in a container.
+pub const CONTAINER_SHIM: &str = "/.sigil-shim";
+/// The directory in which the agent's socket is in a container, until the helper has connected.
+pub const CONTAINER_DIR: &str = "/.sigil";
+/// That socket.
+pub const AGENT_SOCKET: &str = "/.sigil/agent.sock";
+/// What a container may write that does not stay: its home as well.
+pub const TEMP_DIR: &str = "/tmp";
+/// The directory of a command in a container for files of its result, before a number.
+pub const OUT_DIR: &str = "/tmp/.sigil-out";
+/// The variable that names it.
+pub const OUT_VARIABLE: &str = "SIGIL_OUT";
 /// First byte of an order.
 const ORDER: u8 = 0xA1;
 
@@ -82,6 +98,27 @@ pub enum Network {
     Restricted,
     /// That of the device, by IPv4 and IPv6 alone.
     Host,
+}
+
+impl Network {
+    /// All of them.
+    const ALL: [Self; 3] = [Self::None, Self::Restricted, Self::Host];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Restricted => "restricted",
+            Self::Host => "host",
+        }
+    }
+
+    /// The one that a word is for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|network| network.as_str() == word)
+    }
 }
 
 /// Bounds of a run. `None`: as the agent itself has it.
@@ -163,6 +200,8 @@ pub enum Report {
     Ready,
     /// The tool has not run, for people.
     NotStarted(String),
+    /// Files that it has left as parts of its result, in a container: their names, with the files themselves as descriptors.
+    Files(Vec<String>),
     /// The tool has ended, at [`Level::Isolated`]; at others the helper's own end is the tool's.
     Ended {
         /// Exit code, or signal.
@@ -179,6 +218,8 @@ pub enum Exit {
     Code(u8),
     /// By a signal.
     Signal(u8),
+    /// The kernel has killed it for want of memory: its container was over its limit.
+    Memory,
 }
 
 /// Sends an order with its descriptors.
@@ -186,13 +227,16 @@ pub enum Exit {
 /// # Errors
 /// The other side is gone, or it is longer than [`FRAME_BYTES_MAX`].
 pub fn send(socket: &UnixStream, go: &Go, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let frame = framed(&go.encode())?;
+    send_frame(socket, &framed(&go.encode())?, fds)
+}
+
+fn send_frame(socket: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL)?;
     let mut rest: &UnixStream = socket;
     rest.write_all(frame.get(sent..).unwrap_or_default())
 }
@@ -231,6 +275,32 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd;
 pub fn tell(socket: &UnixStream, report: &Report) -> io::Result<()> {
     let mut socket: &UnixStream = socket;
     socket.write_all(&framed(&report.encode())?)
+}
+
+/// Says something to the agent, with descriptors.
+///
+/// # Errors
+/// It is gone.
+pub fn tell_with(socket: &UnixStream, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_frame(socket, &framed(&report.encode())?, fds)
+}
+
+/// Reads once what a helper says, with what descriptors come along. 0: it has said all.
+///
+/// # Errors
+/// As of reading a socket.
+pub fn hear(socket: impl AsFd, said: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut chunk = [0; 4096];
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut chunk)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(more) = message {
+            fds.extend(more);
+        }
+    }
+    said.extend(chunk.iter().take(got.bytes));
+    Ok(got.bytes)
 }
 
 /// All reports in what the helper has said until its end. What is cut off or no report is left out with all after it.
@@ -339,10 +409,15 @@ impl Report {
                 to.byte(1);
                 to.bytes(OsStr::new(shortened(why)));
             }
+            Self::Files(names) => {
+                to.byte(5);
+                to.list(names.iter().map(|name| OsStr::new(shortened(name))));
+            }
             Self::Ended { exit, left } => {
                 let (kind, number) = match *exit {
                     Exit::Code(code) => (2, code),
                     Exit::Signal(signal) => (3, signal),
+                    Exit::Memory => (4, 0),
                 };
                 to.byte(kind);
                 to.byte(number);
@@ -358,9 +433,14 @@ impl Report {
         let report = match from.byte()? {
             0 => Self::Ready,
             1 => Self::NotStarted(text(from.bytes()?)),
-            kind @ (2 | 3) => {
+            5 => Self::Files(from.list()?.into_iter().map(text).collect()),
+            kind @ 2..=4 => {
                 let number = from.byte()?;
-                let exit = if kind == 2 { Exit::Code(number) } else { Exit::Signal(number) };
+                let exit = match kind {
+                    2 => Exit::Code(number),
+                    3 => Exit::Signal(number),
+                    _ => Exit::Memory,
+                };
                 Self::Ended { exit, left: from.list()?.into_iter().map(text).collect() }
             }
             _ => return None,
@@ -507,11 +587,13 @@ mod tests {
             Report::Ready,
             Report::NotStarted("no".to_owned()),
             Report::Ended { exit: Exit::Signal(9), left: vec!["sleep".to_owned()] },
+            Report::Files(vec!["a.png".to_owned()]),
+            Report::Ended { exit: Exit::Memory, left: Vec::new() },
             Report::Ended { exit: Exit::Code(3), left: Vec::new() },
         ];
         let bytes: Vec<u8> = said.iter().flat_map(|report| framed(&report.encode()).unwrap()).collect();
         assert_eq!(reports(&bytes), said);
-        assert_eq!(reports(&bytes[..bytes.len() - 1]), said[..3]);
+        assert_eq!(reports(&bytes[..bytes.len() - 1]), said[..5]);
         assert_eq!(reports(&[0xff; 64]), []);
         let long = Report::NotStarted("é".repeat(5000));
         let Report::NotStarted(why) = &reports(&framed(&long.encode()).unwrap())[0] else { panic!("read") };

@@ -15,6 +15,7 @@ use crate::memory::MemoryHandle;
 use crate::mesh::MeshHandle;
 use crate::mesh::tailnet::LocalApi;
 use crate::node::roster::Roster;
+use crate::runtime::container::EngineState;
 use crate::runtime::sandbox::Offered;
 use crate::tasks::TaskGroup;
 
@@ -27,6 +28,7 @@ pub(super) struct Around<'a> {
     pub(super) settings: Settings,
     pub(super) roster: watch::Receiver<Arc<Roster>>,
     pub(super) sandbox: watch::Receiver<Option<Arc<Offered>>>,
+    pub(super) engine: watch::Receiver<EngineState>,
     /// Told when the file of the socket has vanished.
     pub(super) socket_gone: Arc<Notify>,
 }
@@ -39,7 +41,7 @@ pub(super) async fn open(
     around: Around<'_>,
     tasks: &TaskGroup,
 ) -> Result<Bound, AgentError> {
-    let Around { home, logs, backup, memory, settings, roster, sandbox, socket_gone } = around;
+    let Around { home, logs, backup, memory, settings, roster, sandbox, engine, socket_gone } = around;
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let sessions = doors::Sessions::open(home.path()).map_err(at("keeping sessions of the page in", home.path()))?;
     let sessions = Arc::new(sessions);
@@ -56,6 +58,7 @@ pub(super) async fn open(
             settings: settings.clone(),
             roster: roster.clone(),
             sandbox: sandbox.clone(),
+            engine: engine.clone(),
             socket_gone: socket_gone.clone(),
             tailnet: config.tailnet.door.then(|| LocalApi::new(config.tailnet.socket.clone())),
         };

@@ -21,6 +21,7 @@ use crate::mesh::{self, Adapters, Parts, Surroundings};
 use crate::node::approvals;
 use crate::node::catalogue::Catalogue;
 use crate::node::commands::Starter;
+use crate::node::containers::Containers;
 use crate::node::declared::{self, Declared, Means};
 use crate::node::host::ToolHost;
 use crate::node::mcp::hosted::McpHost;
@@ -28,6 +29,8 @@ use crate::node::plugins::Plugins;
 use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
+use crate::runtime::container::Runtime;
+use crate::runtime::container::engine::{self, Engine};
 use crate::runtime::process::Launcher;
 use crate::secrets::Secrets;
 use crate::tasks::TaskGroup;
@@ -123,14 +126,21 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let sandbox = launcher.offered();
     let (approvals, approved) = watch::channel(approvals::Approved::default());
     let secrets = Secrets::of(home.path());
+    let identity = home.id().to_string();
+    let engine = Engine::start(home.path(), &identity, engine::sockets(), launcher.helper().clone(), &tasks)
+        .map_err(at("making directories below", home.path()))?;
+    let engine_state = engine.state();
+    let runtime: Arc<dyn Runtime> = Arc::new(engine);
     let hosting = McpHost {
         launcher: launcher.clone(),
+        runtime: runtime.clone(),
         pins: home.path().join("pins"),
         secrets: secrets.clone(),
         approved,
         tasks: tasks.clone(),
     };
-    let means = Means { starter: Starter { launcher, secrets }, hosting };
+    let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
+    let means = Means { starter: Starter { launcher, secrets }, hosting, containers };
     let plugins = Plugins::of(home.path());
     plugins.tidy();
     let stamp = plugins.stamp();
@@ -193,6 +203,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         settings: Settings::new(reloader.watch(), reload_tx),
         roster: host.roster(),
         sandbox,
+        engine: engine_state,
         socket_gone: socket_gone.clone(),
     };
     let doors = doors::open(&config, kept, booted.handle.clone(), around, &tasks).await?;

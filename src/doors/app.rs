@@ -23,6 +23,7 @@ use crate::mesh::clock;
 use crate::mesh::tailnet::LocalApi;
 use crate::node::roster::Roster;
 use crate::platform::FileId;
+use crate::runtime::container::EngineState;
 use crate::runtime::sandbox::Offered;
 
 /// Backups that are taken at once: each holds a thread, and the store as it was when it began.
@@ -53,6 +54,8 @@ pub struct Context {
     pub roster: watch::Receiver<Arc<Roster>>,
     /// What this device offers as a sandbox; `None` until that is tested.
     pub sandbox: watch::Receiver<Option<Arc<Offered>>>,
+    /// State of the engine of containers.
+    pub engine: watch::Receiver<EngineState>,
     /// Told when the file of the unix socket has vanished: the door makes it anew.
     pub socket_gone: Arc<Notify>,
     /// The tailscaled of this machine, if there is to be a door on its tailnet.

@@ -94,7 +94,7 @@ enum NotStarted {
 }
 
 /// A tool as it is offered. `by_owner`: it is the owner of this device who says so.
-fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
+pub(super) fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
     let schema = tool.input_schema.as_ref();
     let input = schema.and_then(|schema| match InputSchema::compile(schema) {
         Ok(input) => Some(Arc::new(input)),
@@ -112,7 +112,11 @@ fn offer(plugin: &Plugin, tool: &ToolEntry, by_owner: bool) -> Offer {
         input_schema: Some(schema.clone()),
         hints: card::Hints { trusted: by_owner, ..card::Hints::default() },
         provider: card::ProviderName {
-            kind: "process".to_owned(),
+            kind: match plugin.tier() {
+                Some(Tier::Container) => "container",
+                Some(Tier::Process) | None => "process",
+            }
+            .to_owned(),
             name: plugin.name.to_string(),
             version: plugin.version.as_ref().map(ToString::to_string).unwrap_or_default(),
         },
@@ -147,6 +151,16 @@ fn described(plugin: &Plugin, tool: &ToolEntry) -> String {
     mesh_core::limits::cut(&said, 200).to_owned()
 }
 
+/// The environment that tells a program for which call it runs.
+pub(super) fn of_call(job: &Job) -> [(String, String); 4] {
+    [
+        ("SIGIL_REQUEST_ID".to_owned(), job.id.to_string()),
+        ("SIGIL_ATTEMPT".to_owned(), job.attempt.to_string()),
+        ("SIGIL_TOOL".to_owned(), job.tool.to_string()),
+        ("SIGIL_NODE".to_owned(), job.node_id.to_string()),
+    ]
+}
+
 /// The program of a tool, and the environment that tells it for which call it runs.
 fn spec(
     program: &Program,
@@ -157,12 +171,7 @@ fn spec(
     job: &Job,
 ) -> Option<Spec> {
     let (command, args) = program.command.split_first()?;
-    env.extend([
-        ("SIGIL_REQUEST_ID".to_owned(), job.id.to_string()),
-        ("SIGIL_ATTEMPT".to_owned(), job.attempt.to_string()),
-        ("SIGIL_TOOL".to_owned(), job.tool.to_string()),
-        ("SIGIL_NODE".to_owned(), job.node_id.to_string()),
-    ]);
+    env.extend(of_call(job));
     let command = match folder {
         Some(folder) if command.contains('/') => folder.join(command),
         Some(_) | None => PathBuf::from(command),
@@ -240,25 +249,29 @@ impl Run for CommandRun {
                 () = place.ended() => stop.cancel(),
             }
             let outcome = without_secrets(&redactor, run.await);
-            match outcome.end {
-                RunEnd::Cancelled(_) if !cancel.is_cancelled() => {
-                    let why = "its tool was replaced or taken away, and it was ended for that while it ran";
-                    RunOutcome { end: RunEnd::Lost(why.to_owned()), ..outcome }
-                }
-                RunEnd::Done
-                | RunEnd::Failed(_)
-                | RunEnd::Limit(_)
-                | RunEnd::Denied(_)
-                | RunEnd::Cancelled(_)
-                | RunEnd::Lost(_)
-                | RunEnd::NotStarted(_) => outcome,
-            }
+            if cancel.is_cancelled() { outcome } else { replaced(outcome) }
         })
     }
 }
 
+/// The outcome of a run that was ended because its provider was.
+pub(super) fn replaced(outcome: RunOutcome) -> RunOutcome {
+    match outcome.end {
+        RunEnd::Cancelled(_) => {
+            let why = "its tool was replaced or taken away, and it was ended for that while it ran";
+            RunOutcome { end: RunEnd::Lost(why.to_owned()), ..outcome }
+        }
+        RunEnd::Done
+        | RunEnd::Failed(_)
+        | RunEnd::Limit(_)
+        | RunEnd::Denied(_)
+        | RunEnd::Lost(_)
+        | RunEnd::NotStarted(_) => outcome,
+    }
+}
+
 /// Takes secrets out of what is told of a run; its error stream has none.
-fn without_secrets(redactor: &Redactor, outcome: RunOutcome) -> RunOutcome {
+pub(super) fn without_secrets(redactor: &Redactor, outcome: RunOutcome) -> RunOutcome {
     let redacted = |text: String| redactor.redacted(&text).into_owned();
     let end = match outcome.end {
         RunEnd::Done => RunEnd::Done,

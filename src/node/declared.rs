@@ -11,13 +11,14 @@ use mesh_core::limits::TOOLS_MAX;
 use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
 use super::commands::{Commands, Starter};
+use super::containers::{Contained, Containers};
 use super::mcp::hosted::{Hosted, McpHost};
 use super::plugins::Installed;
 use super::provider::Provider;
 use super::resting::Resting;
 use super::servers::{self, WrittenBy};
 use crate::config::Config;
-use crate::plugin::{Plugin, PluginName, Tier};
+use crate::plugin::{NetworkMode, Plugin, PluginName, Protocol, Tier};
 
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
 const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
@@ -29,6 +30,8 @@ pub struct Means {
     pub starter: Starter,
     /// Hosts servers.
     pub hosting: McpHost,
+    /// Runs containers.
+    pub containers: Containers,
 }
 
 /// Providers of the settings. Cheap to clone.
@@ -55,8 +58,10 @@ impl<T> fmt::Debug for Held<T> {
     }
 }
 
-/// Said of plugins in containers.
-const NO_CONTAINERS: &str = "the container tier is not there yet";
+/// Said of plugins in containers with a restricted network.
+const NO_RESTRICTED: &str = "a restricted network is not offered yet: only none and host are";
+/// Said of what asks for more than its tier gives.
+const NOT_SO: &str = "its least level is a container, and it is a process";
 /// Said of gRPC servers that are plugins.
 const NO_GRPC: &str = "plugins that speak gRPC are not run yet";
 
@@ -68,11 +73,17 @@ impl Means {
         if let Some(spec) = servers::spec(plugin, folder, by) {
             return Arc::new(Hosted::start(spec, self.hosting.clone()));
         }
-        let why = match plugin.tier() {
-            Some(Tier::Container) => NO_CONTAINERS,
-            Some(Tier::Process) | None => NO_GRPC,
+        if let Some(contained) = Contained::start(plugin, &self.containers) {
+            return Arc::new(contained);
+        }
+        let is_restricted = plugin.program().is_some_and(|program| program.network == NetworkMode::Restricted);
+        let (why, fix) = match (plugin.execution.protocol, plugin.tier()) {
+            (Protocol::Grpc(_), _) => (NO_GRPC, "one with `protocol: json` runs with this version"),
+            (_, Some(Tier::Container)) if is_restricted => {
+                (NO_RESTRICTED, "`network: none` runs with this version, and `host` once its owner has allowed it")
+            }
+            (Protocol::Json | Protocol::Mcp, _) => (NOT_SO, "a lower `min_level`, or an `image`, lets it run"),
         };
-        let fix = "one with `tier: process` and `protocol: json` or `mcp` runs with this version";
         Arc::new(Resting::stopped(plugin, why, fix))
     }
 
@@ -287,7 +298,8 @@ mod tests {
         };
         install(&process("a"), &[Consent::Process]);
         install(&process("b"), &[]);
-        install("name: c\nversion: 1.2.0\nexecution: { image: x }\ntools: [{ name: echo }]", &[]);
+        let restricted = "execution: { image: x, network: restricted, egress: [a.example] }";
+        install(&format!("name: c\nversion: 1.2.0\n{restricted}\ntools: [{{ name: echo }}]"), &[]);
         let installed = plugins.list().unwrap();
         let declared = bench.declared("").unwrap().with_plugins(&installed);
         assert_eq!(names(&declared), ["a.echo", "device.info"]);
@@ -302,7 +314,10 @@ mod tests {
         assert_eq!((state, kind, tools, absent[0].tool.as_str()), ("review", Kind::Process, 0, "b.echo"));
         assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
         let (state, kind, _, absent) = told("c");
-        assert!(state == "stopped" && kind == Kind::Container && absent[0].why.contains("not there yet"), "{absent:?}");
+        assert!(
+            state == "stopped" && kind == Kind::Container && absent[0].why.contains("not offered yet"),
+            "{absent:?}"
+        );
         let absent: Vec<_> = told("sigil").3.into_iter().map(|absent| absent.tool).collect();
         assert_eq!(absent, ["files.list", "files.read"]);
         // Only what has changed is replaced.

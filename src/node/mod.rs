@@ -7,6 +7,7 @@ pub mod card;
 pub mod catalogue;
 pub mod commands;
 mod confine;
+pub mod containers;
 pub mod declared;
 pub mod files;
 pub mod host;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plugin::{Cancel, Plugin, Program, Protocol, Runs};
+use crate::plugin::{Cancel, ContainerConfig, NetworkMode, Plugin, Program, Protocol, Runs};
 use crate::runtime::sandbox::Sandbox;
 
 use super::confine;
@@ -17,7 +17,7 @@ pub enum WrittenBy {
     Others,
 }
 
-/// A server as it is to be hosted; `None` for what is no MCP server, or is to run in a container. `folder`: that in which a
+/// A server as it is to be hosted; `None` for what is no MCP server, or asks for what is not offered. `folder`: that in which a
 /// program with a path is.
 #[must_use]
 pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<ServerSpec> {
@@ -30,7 +30,8 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
             Transport::Pipes(pipes(program, folder, process.cwd.clone(), sandbox)?)
         }
         Runs::Remote(remote) => Transport::Http(HttpSpec { url: remote.url.clone(), headers: remote.headers.clone() }),
-        Runs::Container(..) => return None,
+        Runs::Container(program, _) if program.network == NetworkMode::Restricted => return None,
+        Runs::Container(..) => Transport::Container(Box::new(ContainerConfig::from_manifest(plugin).ok()?)),
     };
     Some(ServerSpec {
         prefix: plugin.prefix.clone(),
@@ -84,7 +85,10 @@ mod tests {
         assert_eq!(time.effects[&"get_current_time".parse().unwrap()], Effect::None);
         let far = of("far", WrittenBy::Others).unwrap();
         assert!(matches!(far.transport, Transport::Http(_)) && !far.trusted_first_list);
-        assert_eq!(of("box", WrittenBy::Owner), None);
+        let Transport::Container(contained) = of("box", WrittenBy::Owner).unwrap().transport else {
+            panic!("a container")
+        };
+        assert_eq!(contained.image.as_str(), "docker.io/mcp/time:latest");
         assert_eq!(spec(&config.tools[&"x".parse().unwrap()], None, WrittenBy::Owner), None);
     }
 }

@@ -12,9 +12,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::commands::Starter;
+use super::containers::Containers;
 use super::declared::Means;
 use super::mcp::hosted::McpHost;
 use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::runtime::container::Runtime;
+use crate::runtime::container::engine::Engine;
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::Launcher;
 use crate::secrets::Secrets;
@@ -100,12 +103,17 @@ impl Run for FakeRun {
 /// All that providers of this home are made with, and nothing was approved.
 pub(crate) fn means(home: &Path, launcher: Launcher, tasks: &TaskGroup) -> Means {
     let secrets = Secrets::of(home);
+    // No test of this needs one that is there.
+    let engine = Engine::start(home, "", Vec::new(), launcher.helper().clone(), tasks).unwrap();
+    let runtime: Arc<dyn Runtime> = Arc::new(engine);
     let hosting = McpHost {
         launcher: launcher.clone(),
+        runtime: runtime.clone(),
         pins: home.join("pins"),
         secrets: secrets.clone(),
         approved: watch::channel(Arc::default()).1,
         tasks: tasks.clone(),
     };
-    Means { starter: Starter { launcher, secrets }, hosting }
+    let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
+    Means { starter: Starter { launcher, secrets }, hosting, containers }
 }

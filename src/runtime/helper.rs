@@ -67,9 +67,17 @@ impl Helper {
         self.ours.as_deref()
     }
 
-    /// Its file, for the self-test.
+    /// Its file, for the self-test and for containers.
     pub(super) fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Puts its file back, if a cleaner took it away. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be written, or does not run.
+    pub(super) fn put_back(&self) -> io::Result<()> {
+        if self.program.exists() { Ok(()) } else { written(&self.dir).map(drop) }
     }
 
     /// Starts it with an order; `spawn` makes the process.

@@ -7,6 +7,7 @@ use nix::unistd::{Gid, Uid, chown, geteuid};
 
 use sandbox::{Level, User};
 
+pub mod container;
 pub mod helper;
 pub mod outcome;
 pub mod process;
@@ -18,6 +19,7 @@ mod out_dir;
 mod progress;
 mod run_dir;
 mod self_test;
+mod streams;
 
 /// Gives a directory to whom a tool runs as at a level.
 fn give_to(dir: &Path, level: Level, user: User) -> io::Result<()> {

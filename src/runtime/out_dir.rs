@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use super::spool::{Kind, PARTS_MAX, Spool, SpoolError};
 
 /// The variable that tells a program where it is.
-pub(super) const VARIABLE: &str = "SIGIL_OUT";
+pub(super) const VARIABLE: &str = sigil_shim::wire::OUT_VARIABLE;
 /// Its name in the private directory of a run.
 const NAME: &str = ".sigil-out";
 /// Names that are looked at; a program may leave a million files.
@@ -36,7 +36,14 @@ pub(super) fn make(run_dir: &Path) -> io::Result<PathBuf> {
 /// There are more than fit, or the spool takes no more.
 pub(super) async fn take(run_dir: &Path, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
     let dir = run_dir.join(NAME);
-    let files = tokio::task::spawn_blocking(move || open_all(&dir)).await.unwrap_or_default();
+    give(tokio::task::spawn_blocking(move || open_all(&dir)).await.unwrap_or_default(), spool).await
+}
+
+/// Gives files as parts.
+///
+/// # Errors
+/// There are more than fit, or the spool takes no more.
+pub(super) async fn give(files: Vec<(String, std::fs::File)>, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
     let too_many = files.len() >= PARTS_MAX;
     for (name, file) in files.into_iter().take(PARTS_MAX - 1) {
         spool.begin(Kind { media_type: media_type(&name).to_owned(), name }).await?;

@@ -7,7 +7,6 @@
 //! one at the level `isolated`, of which nothing outlives it.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,7 +23,6 @@ use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sigil_shim::wire::{Exit, Go, Report};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,6 +37,7 @@ use super::run_dir::{self, RunDir};
 use super::sandbox::{Level, Offered, Sandbox};
 use super::self_test;
 use super::spool::{Spool, SpoolError};
+use super::streams::Streams;
 use crate::secrets::Redactor;
 use crate::tasks::TaskGroup;
 use crate::value::show_duration;
@@ -52,10 +51,10 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(1);
 /// The same, if what the program has started may keep running and so keep the pipes open.
 const KEPT_DRAIN: Duration = Duration::from_millis(100);
+/// The end of what needed more memory than it may have.
+const OUT_OF_MEMORY: &str = "over its memory limit";
 /// Processes that a note names.
 const NAMED_MAX: usize = 8;
-/// Bytes read from a pipe at once.
-const CHUNK: usize = 32 * 1024;
 /// Launches that may wait for the launching thread. The core runs a handful at once; beyond this something is stuck.
 const LAUNCHES_MAX: usize = 256;
 /// Time that a start in a sandbox waits for the self-test of it, just after the agent has started.
@@ -92,6 +91,7 @@ pub struct Spec {
 #[derive(Debug, Clone)]
 pub struct Launcher {
     requests: mpsc::Sender<Request>,
+    helper: Helper,
     offered: watch::Receiver<Option<Arc<Offered>>>,
 }
 
@@ -125,14 +125,6 @@ pub(super) struct Running {
     pub(super) streams: Streams,
     pub(super) dir: RunDir,
     kept: bool,
-}
-
-/// Our ends of the streams of a tool.
-#[derive(Debug)]
-pub(super) struct Streams {
-    pub(super) stdin: pipe::Sender,
-    pub(super) stdout: pipe::Receiver,
-    pub(super) stderr: pipe::Receiver,
 }
 
 /// What the helper of a run has said, and says.
@@ -257,7 +249,7 @@ impl Launcher {
         })?;
         let (requests, mut inbox) = mpsc::channel::<Request>(LAUNCHES_MAX);
         let runtime = tokio::runtime::Handle::current();
-        let starter = Starter { helper, home, work, offered: offered.clone() };
+        let starter = Starter { helper: helper.clone(), home, work, offered: offered.clone() };
         // Not told to stop, but out of work: a program lives no longer than this thread, so it ends after the
         // last run.
         tasks.thread("tool-launcher", move |_| {
@@ -269,7 +261,13 @@ impl Launcher {
                 }
             }
         })?;
-        Ok(Self { requests, offered })
+        Ok(Self { requests, helper, offered })
+    }
+
+    /// The helper that it starts programs with.
+    #[must_use]
+    pub fn helper(&self) -> &Helper {
+        &self.helper
     }
 
     /// What this device offers; `None` until that is known, some ten milliseconds after the start.
@@ -409,7 +407,7 @@ fn environment(spec: &Spec, level: Level, dir: &Path, out: &Path) -> Vec<(OsStri
 }
 
 /// The cause for which a run was over.
-enum End {
+pub(super) enum End {
     /// By itself; with a note about what it has left.
     Exited(ExitStatus, String),
     /// The same, as the helper tells it.
@@ -423,7 +421,7 @@ enum End {
 
 impl End {
     /// True if it ended by itself, and well.
-    fn is_well(&self) -> bool {
+    pub(super) fn is_well(&self) -> bool {
         match self {
             Self::Exited(exit, _) => exit.success(),
             Self::Ended(exit, _) => *exit == Exit::Code(0),
@@ -498,15 +496,7 @@ async fn watch(
     errors: &mut ErrorStream,
     note: &mut impl FnMut(String),
 ) -> End {
-    let Streams { stdin: to_tool, stdout, stderr } = streams;
-    let mut pipes = pin!(async {
-        // What the tool said before it gave too much is read before that ends it.
-        let streams = async { tokio::try_join!(biased; read_errors(stderr, errors, note), read_output(stdout, spool)) };
-        tokio::select! {
-            result = streams => result.map(|_| ()),
-            never = feed(to_tool, stdin) => match never {},
-        }
-    });
+    let mut pipes = pin!(streams.pump(stdin, spool, errors, note));
     let mut pipes_open = true;
     let mut exited = None;
     let mut until = Instant::now() + time;
@@ -550,34 +540,6 @@ async fn watch(
     }
 }
 
-/// Hands the arguments over and closes the pipe. A tool that does not read them is free not to.
-async fn feed(mut pipe: pipe::Sender, stdin: Bytes) -> Infallible {
-    let _ = pipe.write_all(&stdin).await;
-    drop(pipe);
-    std::future::pending().await
-}
-
-async fn read_output(mut pipe: pipe::Receiver, spool: &mut Spool<'_>) -> Result<(), SpoolError> {
-    let mut chunk = vec![0; CHUNK];
-    // Reading a pipe of ours does not fail; if it did, it would be at its end.
-    while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
-        spool.push(chunk.get(..len).unwrap_or_default()).await?;
-    }
-    Ok(())
-}
-
-async fn read_errors(
-    mut pipe: pipe::Receiver,
-    errors: &mut ErrorStream,
-    note: &mut impl FnMut(String),
-) -> Result<(), SpoolError> {
-    let mut chunk = vec![0; 4096];
-    while let Ok(len @ 1..) = pipe.read(&mut chunk).await {
-        errors.push(chunk.get(..len).unwrap_or_default(), Instant::now(), note);
-    }
-    Ok(())
-}
-
 /// Ends a group that did not end by itself: asks, waits a little, insists.
 async fn stop(child: &mut Child, group: &mut Group) {
     group.signal(Signal::SIGTERM);
@@ -605,6 +567,8 @@ impl Said {
                 Some(Report::Ready) => self.ready = true,
                 Some(Report::NotStarted(why)) => return Err(why),
                 Some(Report::Ended { .. }) => return Err("it ended at once".to_owned()),
+                // Files are told of in containers alone.
+                Some(Report::Files(_)) => {}
                 None if self.ready => return Ok(()),
                 None => return Err("its helper ended before it".to_owned()),
             }
@@ -622,6 +586,7 @@ impl Said {
                 Report::Ready => ready = true,
                 Report::NotStarted(why) => return End::NotStarted(why),
                 Report::Ended { exit, left } => end = Some((exit, left)),
+                Report::Files(_) => {}
             }
         }
         match (end, level) {
@@ -639,21 +604,20 @@ impl Said {
     pub(super) fn story(self, exit: ExitStatus) -> String {
         match self.told(exit, String::new()) {
             End::Exited(exit, _) => show_exit(exit),
-            End::Ended(Exit::Code(code), _) => format!("exit code {code}"),
-            End::Ended(Exit::Signal(signal), _) => show_signal(signal.into()),
+            End::Ended(exit, _) => show_end(exit),
             End::NotStarted(why) | End::Lost(why) => why,
             End::TimedOut | End::Cancelled | End::Output(_) => exit.to_string(),
         }
     }
 }
 
-fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
+pub(super) fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
     let (end, note) = match end {
         End::Exited(exit, note) if exit.success() => (RunEnd::Done, note),
         End::Ended(Exit::Code(0), note) => (RunEnd::Done, note),
         End::Exited(exit, note) => (RunEnd::Failed(show_exit(exit)), note),
-        End::Ended(Exit::Code(code), note) => (RunEnd::Failed(format!("exit code {code}")), note),
-        End::Ended(Exit::Signal(signal), note) => (RunEnd::Failed(show_signal(signal.into())), note),
+        End::Ended(Exit::Memory, note) => (RunEnd::Limit(OUT_OF_MEMORY.to_owned()), note),
+        End::Ended(exit, note) => (RunEnd::Failed(show_end(exit)), note),
         End::NotStarted(why) => return RunEnd::NotStarted(why).into(),
         End::TimedOut => (RunEnd::Limit(format!("timed out after {}", show_duration(time))), String::new()),
         End::Cancelled => (RunEnd::Cancelled(String::new()), String::new()),
@@ -662,6 +626,15 @@ fn outcome(end: End, stderr: String, time: Duration) -> RunOutcome {
         End::Output(why @ (SpoolError::TooMany | SpoolError::Store(_))) => (RunEnd::Failed(why.story()), String::new()),
     };
     RunOutcome { end, note, stderr }
+}
+
+/// The same, as a helper tells it.
+pub(super) fn show_end(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => show_signal(signal.into()),
+        Exit::Memory => OUT_OF_MEMORY.to_owned(),
+    }
 }
 
 /// The way in which a program ended, for people.

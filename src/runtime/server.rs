@@ -10,9 +10,11 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::Child;
 use tokio::time::timeout;
 
-use super::process::{Group, Launcher, Running, Said, Spec, Streams};
+use super::container::{Command, Ends, Instance, Order, Runtime, RuntimeError, Stop, Told};
+use super::process::{Group, Launcher, Running, Said, Spec, show_end};
 use super::run_dir::RunDir;
 use super::sandbox::Sandbox;
+use super::streams::Streams;
 
 /// Between the end of its input, `SIGTERM` and `SIGKILL`.
 const GRACE: Duration = Duration::from_millis(500);
@@ -21,15 +23,26 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of its error stream that are kept, the last ones.
 const TAIL_BYTES_MAX: usize = 4096;
 
-/// A running program. Its group is killed when this is dropped.
-#[derive(Debug)]
-pub struct Server {
-    child: Child,
-    group: Group,
-    said: Option<Said>,
-    _dir: RunDir,
-    /// Keeps the thread that started it, with which it would die.
-    _launcher: Launcher,
+/// A running program. Nothing of it is left when this is dropped.
+pub struct Server(Kind);
+
+enum Kind {
+    Process {
+        child: Child,
+        group: Group,
+        said: Option<Said>,
+        _dir: RunDir,
+        /// Keeps the thread that started it, with which it would die.
+        _launcher: Launcher,
+    },
+    /// In a container of its own.
+    Contained { runtime: Arc<dyn Runtime>, instance: Instance, ends: Ends, stop: Stop },
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
 }
 
 /// The last that a program wrote to its error stream. Cheap to clone.
@@ -70,12 +83,29 @@ impl Server {
         let Streams { stdin, stdout, stderr } = streams;
         let begun = tokio::task::spawn_blocking(move || said.begin().map(|()| said)).await;
         let said = begun.unwrap_or_else(|error| Err(error.to_string()))?;
-        Ok((
-            Self { child, group, said: Some(said), _dir: dir, _launcher: launcher.clone() },
-            stdin,
-            stdout,
-            Errors(Box::new(stderr)),
-        ))
+        let kind = Kind::Process { child, group, said: Some(said), _dir: dir, _launcher: launcher.clone() };
+        Ok((Self(kind), stdin, stdout, Errors(Box::new(stderr))))
+    }
+
+    /// The same in a container.
+    ///
+    /// # Errors
+    /// The reason for which it did not start, for people.
+    pub async fn start_in(
+        runtime: Arc<dyn Runtime>,
+        order: &Order,
+        command: Command,
+    ) -> Result<(Self, Sender, Receiver, Errors), RuntimeError> {
+        let instance = runtime.start(order).await?;
+        let exec = match runtime.exec(&instance, command).await {
+            Ok(exec) => exec,
+            Err(error) => {
+                runtime.stop(instance).await;
+                return Err(error);
+            }
+        };
+        let (ends, stop, Streams { stdin, stdout, stderr }) = exec.split();
+        Ok((Self(Kind::Contained { runtime, instance, ends, stop }), stdin, stdout, Errors(Box::new(stderr))))
     }
 
     /// Waits until it has ended by itself; says how. What is left of its group is ended then.
@@ -83,23 +113,43 @@ impl Server {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn ended(&mut self) -> String {
-        let exit = self.child.wait().await;
-        self.group.kill();
-        match (exit, self.said.take()) {
-            (Ok(exit), Some(said)) => said.story(exit),
-            (Ok(exit), None) => exit.to_string(),
-            (Err(error), _) => format!("waiting for it: {error}"),
+        match &mut self.0 {
+            Kind::Process { child, group, said, .. } => {
+                let exit = child.wait().await;
+                group.kill();
+                match (exit, said.take()) {
+                    (Ok(exit), Some(said)) => said.story(exit),
+                    (Ok(exit), None) => exit.to_string(),
+                    (Err(error), _) => format!("waiting for it: {error}"),
+                }
+            }
+            Kind::Contained { ends, .. } => match ends.told().await {
+                Told::Ended { exit, .. } => show_end(exit),
+                Told::NotStarted(why) => why,
+                Told::Lost => "its container is gone".to_owned(),
+            },
         }
     }
 
     /// Ends it. Whoever calls has closed its input: it is given a moment to end by itself, then told to, then killed.
-    pub async fn end(mut self) {
-        if timeout(GRACE, self.child.wait()).await.is_err() {
-            self.group.terminate();
-            let _ = timeout(GRACE, self.child.wait()).await;
+    pub async fn end(self) {
+        match self.0 {
+            Kind::Process { mut child, mut group, .. } => {
+                if timeout(GRACE, child.wait()).await.is_err() {
+                    group.terminate();
+                    let _ = timeout(GRACE, child.wait()).await;
+                }
+                group.kill();
+                let _ = timeout(KILL_WAIT, child.wait()).await;
+            }
+            Kind::Contained { runtime, instance, mut ends, stop } => {
+                if timeout(GRACE, ends.told()).await.is_err() {
+                    stop.stop();
+                    let _ = timeout(GRACE, ends.told()).await;
+                }
+                runtime.stop(instance).await;
+            }
         }
-        self.group.kill();
-        let _ = timeout(KILL_WAIT, self.child.wait()).await;
     }
 }
 

@@ -14,6 +14,8 @@ mod bad_input;
 mod bytes;
 mod client_keys;
 mod command_line;
+#[cfg(target_os = "linux")]
+mod containers;
 mod damaged_store;
 mod doors;
 mod explain_call;

@@ -95,13 +95,16 @@ fn a_plugin_is_installed_allowed_called_from_another_device_changed_and_removed(
     wait_until("the other device knows it", PATIENCE, || desk.tool("node:hub:lamp.on").is_some());
     assert_eq!(done(&desk, &["call", "hub", "lamp.on"]).trim_end(), "second");
 
-    // What needs a container says so, and nothing of it is offered.
-    let container = "name: box\nexecution: { image: ghcr.io/org/box:1 }\ntools: [{ name: open }]\n";
+    // What this version does not offer is told, and nothing of it is offered.
+    let container = "name: box\nexecution: { image: ghcr.io/org/box:1, network: restricted, egress: [a.example] }\ntools: [{ name: open }]\n";
     fs::write(&manifest, container).expect("it is written");
     done(&hub, &["plugin", "install", dir]);
     wait_until("it is told", PATIENCE, || hub.get("providers/box").status == 200);
     let shown = provider(&hub, "box");
-    assert!(shown["state"] == "stopped" && text(&shown, "why").contains("container tier is not there yet"), "{shown}");
+    assert!(
+        shown["state"] == "stopped" && text(&shown, "why").contains("restricted network is not offered yet"),
+        "{shown}"
+    );
 
     done(&hub, &["plugin", "remove", "lamp"]);
     wait_until("it is gone", PATIENCE, || {

@@ -35,7 +35,7 @@ const USER: u32 = 61500;
 const SECRET: &str = "hunter2-of-the-sandbox";
 
 /// These tools say little.
-struct NoBlobs;
+pub(crate) struct NoBlobs;
 
 impl BlobSinks for NoBlobs {
     fn create(&self) -> BoxFuture<'_, std::io::Result<Box<dyn BlobSink>>> {

@@ -27,6 +27,7 @@ use crate::mesh::disk_room::disk_space;
 use crate::mesh::transport::lan::Discovery;
 use crate::mesh::transport::{Address, LinkInfo, UnderlayKind};
 use crate::ownership;
+use crate::runtime::container::EngineState;
 use crate::runtime::sandbox::Offered;
 use crate::status::{ErrorCode, OpError};
 
@@ -420,6 +421,28 @@ fn sandbox_of_tools(offered: Option<&Offered>) -> Check {
     match &offered.why_no_more {
         None => Check::ok("sandbox", offered.to_string()),
         Some(why) => Check::ok("sandbox", format!("{offered}; not more, because: {why}")),
+    }
+}
+
+/// What runs containers of tools. One that is absent is no fault of a device: a plugin that needs it says so itself.
+#[must_use]
+pub fn containers(engine: &EngineState) -> Check {
+    match engine {
+        EngineState::Looking => Check::ok("containers", "a container engine is being looked for"),
+        EngineState::Absent { why, fix } => {
+            Check::ok("containers", format!("no container engine is used: {why}; tools in containers need it ({fix})"))
+        }
+        EngineState::Ready(facts) if facts.warnings.is_empty() => Check::ok("containers", facts.to_string()),
+        EngineState::Ready(facts) => Check::warn(
+            "containers",
+            format!("{facts} warns: {}", facts.warnings.join("; ")),
+            "let nothing run in containers on this device that you do not trust, or have its kernel keep these limits",
+        ),
+        EngineState::Gone { why } => Check::warn(
+            "containers",
+            format!("the container engine is gone: {why}; what runs goes on, and tools in containers wait for it"),
+            "`systemctl status docker` says why; it is taken up again by itself",
+        ),
     }
 }
 

@@ -94,6 +94,7 @@ pub(super) async fn doctor(State(app): AppState, headers: HeaderMap) -> Result<J
     let sandbox = app.context.sandbox.borrow().clone();
     let mut checks =
         doctor::examine(app.mesh(), &app.context.memory, &app.context.settings, sandbox, &app.context.home).await?;
+    checks.push(doctor::containers(&app.context.engine.borrow()));
     checks.extend(doctor::tailnet_door(&app.tailnet.borrow()));
     let roster = app.context.roster.borrow().clone();
     checks.extend(providers::findings(&roster));

@@ -289,6 +289,7 @@ impl Fake {
             settings: Settings::fixed(Duration::from_hours(2)),
             roster: roster(),
             sandbox: tokio::sync::watch::channel(None).1,
+            engine: tokio::sync::watch::channel(crate::runtime::container::EngineState::default()).1,
             socket_gone: Arc::default(),
             tailnet: None,
         };
@@ -330,6 +331,7 @@ impl Fake {
             settings: Settings::fixed(Duration::from_mins(1)),
             roster: roster(),
             sandbox: tokio::sync::watch::channel(None).1,
+            engine: tokio::sync::watch::channel(crate::runtime::container::EngineState::default()).1,
             socket_gone: Arc::default(),
             tailnet: None,
         }

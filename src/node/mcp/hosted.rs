@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use mesh_core::ids::{Hash, ToolName};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,14 +23,15 @@ use super::spec::{CancelPolicy, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
 use super::wire::{self, Era, Greeted, INVALID_PARAMS, RpcError};
 use crate::node::builtin::INVALID_ARGUMENT;
-use crate::node::confine;
 use crate::node::provider::{About, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
-use crate::plugin::Tier;
+use crate::node::{confine, containers};
+use crate::plugin::{Level, Tier};
+use crate::runtime::container::{EngineState, Order, Runtime};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{Launcher, Spec};
-use crate::runtime::server::{Server, Tail};
+use crate::runtime::server::{Errors, Server, Tail};
 use crate::runtime::spool::SpoolError;
-use crate::secrets::{Resolved, Secrets};
+use crate::secrets::{Redactor, Resolved, Secrets};
 use crate::tasks::TaskGroup;
 use crate::value::show_duration;
 
@@ -45,6 +47,11 @@ const CANCEL_WITHIN: Duration = Duration::from_millis(1500);
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// Time in which what a server that ended had written before is read.
 const DRAIN: Duration = Duration::from_millis(200);
+/// Time for an engine of containers to be found, just after the agent has started.
+const ENGINE_WITHIN: Duration = Duration::from_secs(10);
+/// Said of servers at an address.
+const NO_HTTP: &str =
+    "servers at an address (Streamable HTTP) are not hosted by this version: give the command that runs it";
 /// Characters of what a server wrote to its error stream that are told with its end.
 const TAIL_CHARS_MAX: usize = 400;
 
@@ -53,6 +60,8 @@ const TAIL_CHARS_MAX: usize = 400;
 pub struct McpHost {
     /// Starts them.
     pub launcher: Launcher,
+    /// Starts those in containers.
+    pub runtime: Arc<dyn Runtime>,
     /// The directory of pins.
     pub pins: PathBuf,
     /// Reads secrets.
@@ -153,6 +162,7 @@ impl Provider for Hosted {
     fn about(&self) -> About {
         let (tier, (level, gaps)) = match &self.spec.transport {
             Transport::Pipes(pipes) => (Some(Tier::Process), confine::shown(&pipes.sandbox, &self.launcher)),
+            Transport::Container(_) => (Some(Tier::Container), (Level::Container, Vec::new())),
             Transport::Http(_) => (None, Default::default()),
         };
         About { kind: Kind::Mcp, tier, protocol: Some("mcp"), level, gaps, ..About::default() }
@@ -186,19 +196,16 @@ enum Over {
 
 impl Keeper {
     async fn keep(self, host: McpHost) {
-        let pipes = match &self.spec.transport {
-            Transport::Pipes(pipes) => pipes.clone(),
-            Transport::Http(_) => {
-                let why = "servers at an address (Streamable HTTP) are not hosted by this version: give the command that runs it";
-                self.set_state(State::Unhealthy { why: why.to_owned() });
-                return;
-            }
-        };
+        if matches!(self.spec.transport, Transport::Http(_)) {
+            self.set_state(State::Unhealthy { why: NO_HTTP.to_owned() });
+            return;
+        }
+        let mut pulled = false;
         let (mut wait, mut failures, mut legacy_only) = (BACKOFF_FIRST, 0_u32, false);
         let stopping = host.tasks.stopping();
         loop {
             let began = Instant::now();
-            let over = self.run_once(&host, &pipes, &mut legacy_only).await;
+            let over = self.run_once(&host, &mut legacy_only, &mut pulled).await;
             *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let why = match over {
                 Over::Stopped => return,
@@ -220,6 +227,7 @@ impl Keeper {
                 () = self.shared.stop.cancelled() => return,
                 () = stopping.cancelled() => return,
                 () = sleep(wait + jitter) => {}
+                () = self.engine_is_back(&host) => {}
             }
             wait = (wait * 2).min(BACKOFF_MAX);
         }
@@ -229,19 +237,62 @@ impl Keeper {
         self.shared.offers.send_modify(|offers| Arc::make_mut(offers).state = state);
     }
 
-    async fn run_once(&self, host: &McpHost, pipes: &PipesSpec, legacy_only: &mut bool) -> Over {
-        let (values, secrets) = (pipes.env.clone(), host.secrets.clone());
+    /// Waits until the engine of a server in a container works again, if it does not now.
+    async fn engine_is_back(&self, host: &McpHost) {
+        let mut state = host.runtime.state();
+        let works = |state: &EngineState| matches!(state, EngineState::Ready(_));
+        let waits = matches!(self.spec.transport, Transport::Container(_)) && !works(&state.borrow());
+        if !waits || state.wait_for(works).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Starts the server. The reason why not is for people.
+    async fn begin(
+        &self,
+        host: &McpHost,
+        pulled: &mut bool,
+    ) -> Result<(Server, Sender, Receiver, Errors, Redactor), String> {
+        let values = match &self.spec.transport {
+            Transport::Pipes(pipes) => pipes.env.clone(),
+            Transport::Container(config) => config.env.clone(),
+            Transport::Http(_) => return Err(NO_HTTP.to_owned()),
+        };
+        let secrets = host.secrets.clone();
         let resolved =
             tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
-        let (env, redactor) = match resolved.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(Resolved { values, redactor }) => (values, redactor),
-            Err(why) => return Over::Broken(why),
+        let Resolved { values: env, redactor } = resolved.unwrap_or_else(|error| Err(error.to_string()))?;
+        let did_not = |why: &dyn fmt::Display| format!("did not start: {why}");
+        let (server, stdin, stdout, errors) = match &self.spec.transport {
+            Transport::Pipes(pipes) => {
+                let PipesSpec { command, args, cwd, sandbox, .. } = pipes.clone();
+                let spec = Spec { command, args, env, cwd, keep_running: false };
+                Server::start(&host.launcher, spec, sandbox).await.map_err(|why| did_not(&why))?
+            }
+            Transport::Container(config) => {
+                let mut state = host.runtime.state();
+                let looked = timeout(ENGINE_WITHIN, state.wait_for(|state| *state != EngineState::Looking)).await;
+                drop(looked);
+                let mut step = |step: String| self.set_state(State::Starting { step });
+                let image = containers::have_image(&*host.runtime, config, pulled, &mut step).await;
+                let image = image.map_err(|why| did_not(&why))?;
+                let command = containers::command_of(config, &image, &[], env)?;
+                let order = Order { config: (**config).clone(), image, provider: self.spec.name.clone() };
+                Server::start_in(host.runtime.clone(), &order, command).await.map_err(|why| did_not(&why))?
+            }
+            Transport::Http(_) => return Err(NO_HTTP.to_owned()),
         };
-        let PipesSpec { command, args, cwd, sandbox, .. } = pipes.clone();
-        let spec = Spec { command, args, env, cwd, keep_running: false };
-        let (mut server, stdin, stdout, errors) = match Server::start(&host.launcher, spec, sandbox).await {
-            Ok(started) => started,
-            Err(why) => return Over::Broken(format!("did not start: {why}")),
+        Ok((server, stdin, stdout, errors, redactor))
+    }
+
+    async fn run_once(&self, host: &McpHost, legacy_only: &mut bool, pulled: &mut bool) -> Over {
+        let begun = tokio::select! {
+            begun = self.begin(host, pulled) => begun,
+            () = self.shared.stop.cancelled() => return Over::Stopped,
+        };
+        let (mut server, stdin, stdout, errors, redactor) = match begun {
+            Ok(begun) => begun,
+            Err(why) => return Over::Broken(why),
         };
         let tail = Tail::default();
         let (session, work) = Session::over(stdout, stdin, redactor.clone());
@@ -258,7 +309,13 @@ impl Keeper {
             let mut read = false;
             loop {
                 tokio::select! {
-                    over = &mut talk => break (over, None),
+                    over = &mut talk => {
+                        // What it said last may be there a moment after its output has ended.
+                        if !read && matches!(over, Over::Broken(_)) {
+                            let _ = timeout(DRAIN, &mut reading).await;
+                        }
+                        break (over, None);
+                    }
                     () = &mut reading, if !read => read = true,
                     // What it has started may keep its streams open, so that they do not tell of its end.
                     exit = server.ended() => {

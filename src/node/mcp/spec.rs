@@ -8,7 +8,7 @@ use mesh_core::ids::ToolName;
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
 
-use crate::plugin::Value;
+use crate::plugin::{ContainerConfig, Value};
 use crate::runtime::sandbox::Sandbox;
 
 /// Longest name of a server: it stands before each of its tools, whose whole name has at most 64 characters.
@@ -51,6 +51,8 @@ pub struct ServerSpec {
 pub enum Transport {
     /// A process, by its standard streams.
     Pipes(PipesSpec),
+    /// A process in a container of its own, likewise.
+    Container(Box<ContainerConfig>),
     /// Streamable HTTP.
     Http(HttpSpec),
 }

@@ -1,0 +1,207 @@
+//! A container that takes commands.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use sigil_shim::wire::{self, Exit, Go, Level, Limits, Network, Report, User};
+use tempfile::TempDir;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+
+use super::facts::RuntimeError;
+use crate::runtime::streams::Streams;
+
+/// Time for the helper to take an order: it does nothing else.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes that a helper says of one command; it says a few hundred.
+const SAID_MAX: usize = 64 * 1024;
+
+/// A container. When this is dropped all that runs in it ends.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its name at the engine.
+    pub(super) name: String,
+    /// To its helper. Held while an order is sent, so that two do not mix.
+    link: Arc<Mutex<UnixStream>>,
+    /// What is bound into it.
+    dir: Option<TempDir>,
+}
+
+/// A command for a container.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Program and arguments.
+    pub program: Vec<String>,
+    /// Its environment, over that of the image.
+    pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the environment: there are secrets in it.
+        f.debug_struct("Command").field("program", &self.program.first()).finish_non_exhaustive()
+    }
+}
+
+/// A command that was handed over.
+#[derive(Debug)]
+pub struct Exec {
+    /// From its helper. Closed for writing, the command is asked to end, and half a second later it is killed.
+    control: tokio::net::UnixStream,
+    pub(in crate::runtime) streams: Streams,
+}
+
+/// What becomes of a command.
+#[derive(Debug)]
+pub(in crate::runtime) struct Ends {
+    control: Arc<tokio::net::UnixStream>,
+    said: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// Ends a command.
+#[derive(Debug)]
+pub(in crate::runtime) struct Stop(Arc<tokio::net::UnixStream>);
+
+/// What a helper has told of a command.
+#[derive(Debug)]
+pub(in crate::runtime) enum Told {
+    /// It has ended. With names of what it has left running, and files that are parts of its result.
+    Ended { exit: Exit, left: Vec<String>, files: Vec<(String, std::fs::File)> },
+    /// It has not run.
+    NotStarted(String),
+    /// Its container is gone.
+    Lost,
+}
+
+impl Instance {
+    /// One whose helper is at the other end of `link`; `dir` goes with it.
+    #[must_use]
+    pub fn new(name: String, link: UnixStream, dir: Option<TempDir>) -> Self {
+        Self { name, link: Arc::new(Mutex::new(link)), dir }
+    }
+
+    /// True if its helper is there.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let peek = recv(std::os::fd::AsRawFd::as_raw_fd(&*link), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        // It says nothing by itself.
+        peek == Err(nix::errno::Errno::EAGAIN)
+    }
+
+    /// Hands a command over.
+    ///
+    /// # Errors
+    /// Its helper does not take it: it has not run.
+    pub async fn exec(&self, command: Command) -> Result<Exec, RuntimeError> {
+        let link = self.link.clone();
+        let handed = tokio::task::spawn_blocking(move || {
+            let (control, its_control) = UnixStream::pair()?;
+            let ((its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr)) =
+                (io::pipe()?, io::pipe()?, io::pipe()?);
+            let fds = [its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd(), its_control.as_fd()];
+            let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+            link.set_write_timeout(Some(TAKEN_WITHIN))?;
+            wire::send(&link, &order(command), &fds)?;
+            Ok((control, [OwnedFd::from(stdin), stdout.into(), stderr.into()]))
+        });
+        let handed: io::Result<_> = handed.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let here = |(control, [stdin, stdout, stderr]): (UnixStream, [OwnedFd; 3])| {
+            control.set_nonblocking(true)?;
+            let streams = Streams {
+                stdin: pipe::Sender::from_owned_fd(stdin)?,
+                stdout: pipe::Receiver::from_owned_fd(stdout)?,
+                stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            };
+            io::Result::Ok(Exec { control: tokio::net::UnixStream::from_std(control)?, streams })
+        };
+        handed.and_then(here).map_err(|error| RuntimeError::NotStarted(format!("its helper is gone: {error}")))
+    }
+
+    /// Ends all that runs in it. Returns its name.
+    pub(super) fn close(self) -> String {
+        let Self { name, link, dir } = self;
+        drop((link, dir));
+        name
+    }
+}
+
+/// The order for a command. A container has a level, limits and a place of its own.
+fn order(Command { program, env }: Command) -> Go {
+    let mut words = program.into_iter().map(OsString::from);
+    Go {
+        agent: std::process::id(),
+        level: Level::Bare,
+        network: Network::None,
+        unix_sockets: false,
+        user: User::NOBODY,
+        limits: Limits::FREE,
+        dir: "/".into(),
+        hide: Vec::new(),
+        read: Vec::new(),
+        write: Vec::new(),
+        command: words.next().unwrap_or_default(),
+        args: words.collect(),
+        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+    }
+}
+
+impl Exec {
+    /// Apart: what tells of its end, what ends it, and its streams.
+    pub(in crate::runtime) fn split(self) -> (Ends, Stop, Streams) {
+        let control = Arc::new(self.control);
+        (Ends { control: control.clone(), said: Vec::new(), fds: Vec::new() }, Stop(control), self.streams)
+    }
+}
+
+impl Stop {
+    /// Asks it to end, and half a second later it is killed.
+    pub(in crate::runtime) fn stop(&self) {
+        // It may be gone already.
+        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.0), Shutdown::Write);
+    }
+}
+
+impl Ends {
+    /// Waits until it has ended, or its container.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(in crate::runtime) async fn told(&mut self) -> Told {
+        let Self { control, said, fds } = self;
+        while said.len() < SAID_MAX && fds.len() <= 2 * wire::FILES_MAX {
+            if control.readable().await.is_err() {
+                break;
+            }
+            match control.try_io(Interest::READABLE, || wire::hear(&**control, said, fds)) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+        let (mut names, mut told) = (Vec::new(), Told::Lost);
+        let fds = std::mem::take(fds);
+        for report in wire::reports(said) {
+            match report {
+                Report::Ready => {}
+                Report::Files(of) => names = of,
+                Report::NotStarted(why) => told = Told::NotStarted(why),
+                Report::Ended { exit, left } => told = Told::Ended { exit, left, files: Vec::new() },
+            }
+        }
+        if let Told::Ended { files, .. } = &mut told {
+            // Whoever says so is in the container: only files count.
+            let given = names.into_iter().zip(fds.into_iter().map(std::fs::File::from));
+            *files = given.filter(|(_, file)| file.metadata().is_ok_and(|found| found.is_file())).collect();
+        }
+        told
+    }
+}

@@ -196,6 +196,27 @@ impl Dockerd {
         let _ = fs::remove_file(file);
     }
 
+    /// Ends what an engine that was killed while it made a container has forgotten: what is started for our directory, and its
+    /// children.
+    fn end_what_is_left(&self) {
+        let here = self.dir.path().to_string_lossy().into_owned();
+        let numbers =
+            || fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_ours = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"/usr/bin/containerd-shim") && String::from_utf8_lossy(&line).contains(&here)
+        };
+        let parent = |pid: i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<i32>().ok()
+        };
+        let ours: Vec<i32> = numbers().filter(is_ours).collect();
+        let children: Vec<i32> = numbers().filter(|pid| parent(*pid).is_some_and(|of| ours.contains(&of))).collect();
+        for pid in children.into_iter().chain(ours) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
     /// Asks it to end, and all of its containers.
     fn down(&mut self) {
         let Some(mut process) = self.process.take() else { return };
@@ -219,6 +240,7 @@ impl Drop for Dockerd {
             let _ = self.up();
         }
         self.down();
+        self.end_what_is_left();
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let here = self.dir.path().to_string_lossy().into_owned();
         let places = mounts.lines().filter_map(|line| line.split_ascii_whitespace().nth(1));

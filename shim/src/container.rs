@@ -72,7 +72,8 @@ fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Why> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| format!("closing ourselves: {errno}"))?;
     set_no_new_privs(true).map_err(|errno| format!("no new privileges: {errno}"))?;
     // For us as well, and for all that comes of us.
-    seccompiler::apply_filter(&filter(network, false, true)).map_err(|error| format!("the filter of calls: {error}"))?;
+    seccompiler::apply_filter(&filter(network, false, true))
+        .map_err(|error| format!("the filter of calls: {error}"))?;
     wire::tell(&agent, &Report::Ready).map_err(|error| format!("the agent is gone: {error}"))?;
     let mut calls = Vec::new();
     let mut number = 0_u64;

@@ -274,7 +274,7 @@ fn device(host: &str, manifest: &str) -> Home {
 fn install(home: &Home, manifest: &str) {
     let from = tempfile::tempdir().unwrap();
     fs::write(from.path().join("plugin.yaml"), manifest).unwrap();
-    done(home, &["plugin", "install", &from.path().to_string_lossy()]);
+    done(home, &["plugin", "install", &from.path().to_string_lossy(), "--allow", "host-data,secrets"]);
 }
 
 fn provider(home: &Home) -> Value {

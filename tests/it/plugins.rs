@@ -126,7 +126,7 @@ fn a_secret_is_given_by_name_and_found_nowhere_else() {
         args = [\"-c\", \"echo ::progress at $KEY >&2; echo with $KEY >&2; sleep 1; test -n \\\"$KEY\\\" && exit 3\"]\nenv = { KEY = { secret = \"key\" } }\n";
     let hub = hub.with_only_config(settings).started();
     let dir = folder(&hub, "echo \"using $KEY\" >&2; sleep 2; printf ${#KEY}", "  env: { KEY: { secret: key } }\n");
-    done(&hub, &["plugin", "install", dir.to_str().expect("text"), "--allow", "process"]);
+    done(&hub, &["plugin", "install", dir.to_str().expect("text"), "--allow", "process,secrets"]);
     wait_until("it is offered", PATIENCE, || hub.tool("node:hub:lamp.on").is_some());
 
     // Without it nothing starts, and the reason says what to do.

@@ -12,9 +12,10 @@ use mesh_core::io::View;
 use mesh_core::policy::{AgentName, Person, Principal, Verdict};
 
 use crate::doors::app::Context;
-use crate::doors::identity::{Identity, Login, Shown};
+use crate::doors::identity::{Identity, Login};
 use crate::doors::listen::Arrival;
 use crate::doors::sessions::{self, Sessions};
+use crate::doors::tokens::Shown;
 use crate::mesh::clock::now;
 use crate::mesh::tailnet;
 use crate::status::{ErrorCode, OpError};

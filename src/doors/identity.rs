@@ -9,22 +9,9 @@ use mesh_core::record::Header;
 use tokio_util::sync::CancellationToken;
 
 use crate::doors::sessions::Session;
-use crate::doors::tokens;
+use crate::doors::tokens::Shown;
 use crate::mesh::Asker;
 use crate::status::{ErrorCode, OpError};
-
-/// A token that was shown, and counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// Its id.
-    pub id: TokenId,
-    /// Whom it is for.
-    pub holder: Principal,
-    /// True if it calls nothing and changes nothing.
-    pub read_only: bool,
-    /// True if it opens whatever its holder may use.
-    pub is_whole: bool,
-}
 
 /// A person at another node of the tailnet, whom tailscaled vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +101,7 @@ impl Identity {
         match self {
             Self::Socket => true,
             Self::Client(holder) => view.rights.admits(&view.me, holder),
-            Self::Token(shown) => tokens::still_counts(shown, &view.rights, &view.me, now_ms),
+            Self::Token(shown) => shown.still_counts(&view.rights, &view.me, now_ms),
             Self::Login(login) => login.still_counts(&view.rights, &view.me),
             Self::Session(session) => session.still_counts(view),
         }

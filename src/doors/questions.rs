@@ -97,7 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::doors::identity::Shown;
+    use crate::doors::tokens::Shown;
 
     fn by(id: &str, holder: &str, is_whole: bool) -> Identity {
         let (id, holder) = (id.parse().unwrap(), holder.parse().unwrap());

@@ -8,8 +8,6 @@ use mesh_core::ids::{Hash, PeerId};
 use mesh_core::policy::{Principal, Token, TokenId, View};
 use subtle::ConstantTimeEq;
 
-use crate::doors::identity::Shown;
-
 /// Tokens of a mesh, as one door takes them.
 #[derive(Debug, Default)]
 pub struct Tokens {
@@ -38,11 +36,26 @@ fn holder<'a>(said: &'a [Token], rights: &View, me: &PeerId, now_ms: u64) -> Opt
     (!is_over(said, now_ms) && rights.admits(me, holder)).then_some(holder)
 }
 
-/// True if a token that was shown still counts at this device, and for the same.
-#[must_use]
-pub fn still_counts(shown: &Shown, rights: &View, me: &PeerId, now_ms: u64) -> bool {
-    let now = rights.token(&shown.id).and_then(|said| holder(said, rights, me, now_ms));
-    now == Some(&shown.holder)
+/// A token that was shown, and counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its id.
+    pub id: TokenId,
+    /// Whom it is for.
+    pub holder: Principal,
+    /// True if it calls nothing and changes nothing.
+    pub read_only: bool,
+    /// True if it opens whatever its holder may use.
+    pub is_whole: bool,
+}
+
+impl Shown {
+    /// True if it still counts at this device, and for the same.
+    #[must_use]
+    pub fn still_counts(&self, rights: &View, me: &PeerId, now_ms: u64) -> bool {
+        let now = rights.token(&self.id).and_then(|said| holder(said, rights, me, now_ms));
+        now == Some(&self.holder)
+    }
 }
 
 impl Tokens {

@@ -51,6 +51,8 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(1);
 /// The same, if what the program has started may keep running and so keep the pipes open.
 const KEPT_DRAIN: Duration = Duration::from_millis(100);
+/// Time in which what a program that is cancelled has said is read.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(20);
 /// The end of what needed more memory than it may have.
 const OUT_OF_MEMORY: &str = "over its memory limit";
 /// Processes that a note names.
@@ -503,7 +505,13 @@ async fn watch(
     loop {
         tokio::select! {
             biased;
-            () = cancel.cancelled(), if exited.is_none() => return End::Cancelled,
+            () = cancel.cancelled(), if exited.is_none() => {
+                // What it had said by then may lie in the pipes unread, and counts.
+                if pipes_open {
+                    let _ = timeout(LAST_WORDS, &mut pipes).await;
+                }
+                return End::Cancelled;
+            }
             result = child.wait(), if exited.is_none() => match result {
                 Ok(exit) => {
                     let left = group.members().await.join(", ");

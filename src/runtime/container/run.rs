@@ -13,7 +13,7 @@ use super::instance::{Exec, Told};
 use crate::config::value::show_size;
 use crate::runtime::out_dir;
 use crate::runtime::outcome::{RunEnd, RunOutcome};
-use crate::runtime::process::{End, outcome};
+use crate::runtime::process::{End, LAST_WORDS, outcome};
 use crate::runtime::progress::ErrorStream;
 use crate::runtime::spool::{Spool, SpoolError};
 use crate::secrets::Redactor;
@@ -75,6 +75,10 @@ pub async fn run(
                     Ok(Told::Ended { files, .. }) => files,
                     Ok(Told::NotStarted(_) | Told::Lost) | Err(_) => Vec::new(),
                 };
+                // What it had said by then may lie in the pipes unread, and counts.
+                if pipes_open {
+                    let _ = timeout(LAST_WORDS, &mut pipes).await;
+                }
                 (why, files)
             }
             Ok(Told::NotStarted(why)) => (End::NotStarted(why), Vec::new()),

@@ -373,6 +373,41 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/mcp/clients": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** MCP clients that were here, or of whom something was said. */
+        get: operations["listMcpClients"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/mcp/clients/{principal}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Says what a client is shown. One that was revoked may come again. */
+        put: operations["setMcpClient"];
+        post?: never;
+        /** Lets a client come no more, here. Its streams end; what it has asked for goes on. */
+        delete: operations["revokeMcpClient"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/models": {
         parameters: {
             query?: never;
@@ -2089,6 +2124,28 @@ export interface components {
             /** @description Part of the program. */
             target: string;
         };
+        /** @description A client of the MCP door. */
+        McpClient: {
+            /** @description Time when it was here last; null: not since the agent started. */
+            last_seen?: string | null;
+            /** @description Tools in the list that it got last; null: it has asked for none since. */
+            listed?: number | null;
+            /** @description Names of tools that it is shown besides, where not all are. */
+            pinned: string[];
+            /** @description Whom it asks for. */
+            principal: string;
+            /** @description Tools that it is shown. */
+            profile: components["schemas"]["McpProfile"];
+            /** @description True if it may not come any more. */
+            revoked: boolean;
+            /** @description Name and version that it gives itself; empty: it has not since the agent started. */
+            says: string;
+        };
+        /**
+         * @description Tools that a client is shown.
+         * @enum {string}
+         */
+        McpProfile: "auto" | "full" | "compact";
         /** @description The answer to one question. */
         MemoryAnswer: {
             /** @description What did not take part: `vectors`, when there is no model. */
@@ -2416,6 +2473,13 @@ export interface components {
             node_id?: components["schemas"]["NodeName"];
             /** @description How long, and what for. */
             stay: components["schemas"]["NewStay"];
+        };
+        /** @description What is said of a client. */
+        NewMcpClient: {
+            /** @description Names of tools that it is shown besides, where not all are; default none. */
+            pinned?: components["schemas"]["NameOfTool"][];
+            /** @description Tools that it is shown; default `auto`. */
+            profile?: components["schemas"]["McpProfile"];
         };
         /** @description Messages, in order. */
         NewMessages: {
@@ -2749,6 +2813,28 @@ export interface components {
                 message: string;
                 /** @description Part of the program. */
                 target: string;
+            }[];
+            /** @description Give it as `cursor` to get the next page; null at the end. */
+            next_cursor?: string | null;
+        };
+        /** @description A page of a list. */
+        Page_McpClient: {
+            /** @description In the order of the route. */
+            items: {
+                /** @description Time when it was here last; null: not since the agent started. */
+                last_seen?: string | null;
+                /** @description Tools in the list that it got last; null: it has asked for none since. */
+                listed?: number | null;
+                /** @description Names of tools that it is shown besides, where not all are. */
+                pinned: string[];
+                /** @description Whom it asks for. */
+                principal: string;
+                /** @description Tools that it is shown. */
+                profile: components["schemas"]["McpProfile"];
+                /** @description True if it may not come any more. */
+                revoked: boolean;
+                /** @description Name and version that it gives itself; empty: it has not since the agent started. */
+                says: string;
             }[];
             /** @description Give it as `cursor` to get the next page; null at the end. */
             next_cursor?: string | null;
@@ -4923,6 +5009,115 @@ export interface operations {
             431: components["responses"]["Problem431"];
             500: components["responses"]["Problem500"];
             503: components["responses"]["Problem503"];
+        };
+    };
+    listMcpClients: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description By whom they ask for */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_McpClient"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            406: components["responses"]["Problem406"];
+            414: components["responses"]["Problem414"];
+            421: components["responses"]["Problem421"];
+            422: components["responses"]["Problem422"];
+            431: components["responses"]["Problem431"];
+            500: components["responses"]["Problem500"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    setMcpClient: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Whom it asks for */
+                principal: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NewMcpClient"];
+            };
+        };
+        responses: {
+            /** @description The client */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["McpClient"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            408: components["responses"]["Problem408"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            414: components["responses"]["Problem414"];
+            415: components["responses"]["Problem415"];
+            421: components["responses"]["Problem421"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            431: components["responses"]["Problem431"];
+            500: components["responses"]["Problem500"];
+            503: components["responses"]["Problem503"];
+            507: components["responses"]["Problem507"];
+        };
+    };
+    revokeMcpClient: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Whom it asks for */
+                principal: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The client */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["McpClient"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            409: components["responses"]["Problem409"];
+            414: components["responses"]["Problem414"];
+            421: components["responses"]["Problem421"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            431: components["responses"]["Problem431"];
+            500: components["responses"]["Problem500"];
+            503: components["responses"]["Problem503"];
+            507: components["responses"]["Problem507"];
         };
     };
     listModels: {

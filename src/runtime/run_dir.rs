@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Names that are looked at, at most: whoever makes them while they are removed is not waited for.
@@ -96,9 +96,9 @@ fn flatten(top: &Dir, name: &CStr, moved: &mut u64) -> io::Result<usize> {
             *moved += 1;
             let up = CString::new(format!(".removed-{moved}")).unwrap_or_default();
             // A name that the tool has used would be written over, or refuse: the next one is tried.
-            match nix::sys::stat::fstatat(top.as_fd(), up.as_c_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Err(Errno::ENOENT) => break up,
-                _ => {}
+            let found = fstatat(top.as_fd(), up.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            if found.is_err_and(|errno| errno == Errno::ENOENT) {
+                break up;
             }
         };
         match renameat(inner.as_fd(), child.as_c_str(), top.as_fd(), up.as_c_str()) {
@@ -167,7 +167,7 @@ mod tests {
         symlink(&kept, at("a/link")).unwrap();
         symlink("/nowhere", at("a/b/dangling")).unwrap();
         for closed in ["closed/in/it", "closed/in", "closed"] {
-            std::fs::set_permissions(at(closed), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(at(closed), std::fs::Permissions::from_mode(0o000)).unwrap();
         }
         let path = run.path().to_owned();
         drop(run);

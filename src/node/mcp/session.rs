@@ -377,8 +377,8 @@ mod tests {
     #[tokio::test]
     async fn answers_and_notes_find_their_request_whatever_else_is_written() {
         let (session, mut server, why) = started();
-        let mut one = session.call(Era::Legacy, "a", &raw(r#"{}"#)).await.unwrap();
-        let mut two = session.call(Era::Legacy, "b", &raw(r#"{}"#)).await.unwrap();
+        let mut one = session.call(Era::Legacy, "a", &raw("{}")).await.unwrap();
+        let mut two = session.call(Era::Legacy, "b", &raw("{}")).await.unwrap();
         let (first, second) = (server.next().await, server.next().await);
         server.writes.write_all(b"this is not JSON\n\xff\xfe\x00\n").await.unwrap();
         server.say(json!({ "id": 99, "result": 1 })).await;
@@ -391,20 +391,20 @@ mod tests {
         assert_eq!(one.notes.recv().await.as_deref(), Some("50%"));
         assert_eq!(server.next().await["id"], "s");
 
-        let three = session.call(Era::Legacy, "c", &raw(r#"{}"#)).await.unwrap();
+        let three = session.call(Era::Legacy, "c", &raw("{}")).await.unwrap();
         server.next().await;
         drop(server.writes);
         let mut three = three;
         assert!((&mut three.answer).await.is_err(), "whoever waits is told");
         assert_eq!(why.await.unwrap(), "it has closed its output");
-        assert_eq!(session.call(Era::Legacy, "d", &raw(r#"{}"#)).await.unwrap_err(), AskError::Over);
+        assert_eq!(session.call(Era::Legacy, "d", &raw("{}")).await.unwrap_err(), AskError::Over);
         assert!(server.tasks.shutdown(Duration::from_secs(1)).await);
     }
 
     #[tokio::test]
     async fn a_line_without_an_end_ends_the_conversation() {
         let (session, mut server, why) = started();
-        let asked = session.call(Era::Legacy, "a", &raw(r#"{}"#)).await.unwrap();
+        let asked = session.call(Era::Legacy, "a", &raw("{}")).await.unwrap();
         let flood = async {
             let chunk = vec![b'y'; 1 << 16];
             while server.writes.write_all(&chunk).await.is_ok() {}

@@ -154,6 +154,21 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Replaces a file, or makes it, whole or not at all: it is durable, with its name, when this returns. Only its owner may read it.
+/// Blocks. Two that write at once write files of their own, and one of them counts.
+///
+/// # Errors
+/// The disk; then what was there is there still.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A file of tempfile is 0600 from the moment it is there.
+    let mut part = tempfile::NamedTempFile::new_in(dir)?;
+    io::Write::write_all(&mut part, bytes)?;
+    part.as_file().sync_all()?;
+    part.persist(path)?;
+    sync_dir(dir)
+}
+
 /// Our own program as it was started, even when the file has been replaced by an upgrade since.
 #[must_use]
 pub fn own_program() -> Option<PathBuf> {

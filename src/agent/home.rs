@@ -1,6 +1,5 @@
 //! The home of an agent: the directory in which everything lies that it keeps.
 
-use std::io::{self, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
@@ -111,7 +110,7 @@ impl Home {
             return Ok(());
         }
         let path = self.name_file();
-        write_atomically(&path, format!("{name}\n").as_bytes()).map_err(at("writing", &path))
+        platform::replace_file(&path, format!("{name}\n").as_bytes()).map_err(at("writing", &path))
     }
 
     /// Path of the REST socket, in a directory that exists and that only we may enter. A path that is too long for the
@@ -165,7 +164,7 @@ impl Home {
     /// Tells other processes where this agent can be reached.
     pub(super) fn publish(&self, endpoints: &Endpoints) -> Result<(), AgentError> {
         let path = self.endpoints_file();
-        write_atomically(&path, &serde_json::to_vec(endpoints).unwrap_or_default()).map_err(at("writing", &path))
+        platform::replace_file(&path, &serde_json::to_vec(endpoints).unwrap_or_default()).map_err(at("writing", &path))
     }
 
     /// Takes that back.
@@ -184,14 +183,6 @@ impl Home {
     fn ports_file(&self) -> PathBuf {
         self.path.join("ports.json")
     }
-}
-
-/// Replaces a file. Two agents that start at once each write a file of their own before one of them gives way.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut part = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-    part.write_all(bytes)?;
-    part.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::mesh::bucket::{Bucket, Flow};
+use crate::platform;
 use crate::status::{ErrorCode, OpError};
 
 /// Name of the cookie.
@@ -319,27 +320,24 @@ impl Sessions {
         before - kept.open.len()
     }
 
-    /// Writes the file, `always` or if what it says of uses is old. Blocks.
-    pub fn save(&self, always: bool, now_ms: u64) {
+    /// Writes the file, `always` or if what it says of uses is old. What was written is durable. Blocks.
+    ///
+    /// # Errors
+    /// The disk: a start after this one knows of nothing that has happened since the last write.
+    pub fn save(&self, always: bool, now_ms: u64) -> io::Result<()> {
         if !always && now_ms < self.lock().saved_ms.saturating_add(millis(SAVE_EVERY)) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.write() {
-            tracing::warn!(%error, "sessions of the page are not kept over a restart");
-            return;
-        }
+        self.write()?;
         self.lock().saved_ms = now_ms;
+        Ok(())
     }
 
     fn write(&self) -> io::Result<()> {
         let _alone = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let sessions = self.lock().open.iter().map(|(hash, open)| open.written(*hash)).collect();
         let text = serde_json::to_vec(&Written { label: self.label.clone(), sessions })?;
-        // Made with mode 0600.
-        let mut part = tempfile::NamedTempFile::new_in(self.file.parent().unwrap_or(Path::new(".")))?;
-        part.write_all(&text)?;
-        part.persist(&self.file)?;
-        Ok(())
+        platform::replace_file(&self.file, &text)
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -481,7 +479,7 @@ mod tests {
         let (home, sessions) = sessions();
         let (code, _) = sessions.code(NOW).unwrap();
         let opened = sessions.sign_in(&code, owner(), &"a".repeat(900), (Instant::now(), NOW)).unwrap();
-        sessions.save(true, NOW);
+        sessions.save(true, NOW).unwrap();
         let file = home.path().join(FILE);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(&file).unwrap();

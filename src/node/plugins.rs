@@ -449,14 +449,9 @@ impl Plugins {
     }
 
     fn write(&self, name: &PluginName, record: &Record) -> Result<(), PluginError> {
-        let home = self.dir.join(name.as_str());
-        let path = home.join(RECORD);
+        let path = self.dir.join(name.as_str()).join(RECORD);
         let wrong = |source| disk("writing", &path)(source);
-        let mut part = tempfile::NamedTempFile::new_in(&home).map_err(wrong)?;
-        let text = serde_json::to_vec_pretty(record).unwrap_or_default();
-        part.write_all(&text).and_then(|()| part.as_file().sync_all()).map_err(wrong)?;
-        part.persist(&path).map_err(|error| wrong(error.error))?;
-        Ok(())
+        platform::replace_file(&path, &serde_json::to_vec_pretty(record).unwrap_or_default()).map_err(wrong)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -93,11 +93,7 @@ impl Secrets {
         let path = self.path(name);
         let wrong = |source| SecretError::File { path: path.clone(), source };
         self.make_dir().map_err(wrong)?;
-        // A file of tempfile is 0600 from the moment it is there.
-        let mut part = tempfile::NamedTempFile::new_in(&self.dir).map_err(wrong)?;
-        part.write_all(value.as_bytes()).and_then(|()| part.as_file().sync_all()).map_err(wrong)?;
-        part.persist(&path).map_err(|error| wrong(error.error))?;
-        Ok(())
+        platform::replace_file(&path, value.as_bytes()).map_err(wrong)
     }
 
     /// Names and times of all of them.

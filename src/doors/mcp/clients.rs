@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::mesh::clock::now;
+use crate::platform;
 use crate::status::{ErrorCode, OpError};
 use crate::text::visible;
 
@@ -193,22 +194,11 @@ impl Clients {
         };
         let path = self.path.clone();
         let text = serde_json::to_vec_pretty(&kept).unwrap_or_default();
-        let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
+        let written = tokio::task::spawn_blocking(move || platform::replace_file(&path, &text)).await;
         let written = written.map_err(io::Error::other).and_then(|it| it);
         written.map_err(|error| OpError::new(ErrorCode::StoreFailed, format!("writing {FILE}: {error}")))?;
         Ok(client)
     }
-}
-
-/// Whole or not at all.
-fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    let dir = path.parent().unwrap_or(path);
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(text)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    std::fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

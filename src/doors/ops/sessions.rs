@@ -61,12 +61,11 @@ pub async fn current(context: &Context, who: &Identity) -> Result<SessionInfo, O
 /// Ends the caller's session.
 ///
 /// # Errors
-/// [`ErrorCode::Unauthorized`]: the caller has none.
+/// [`ErrorCode::Unauthorized`]: the caller has none. [`ErrorCode::StoreFailed`]: a restart would bring it back.
 pub async fn sign_out(context: &Context, who: &Identity) -> Result<(), OpError> {
     let id = own(who)?.id.clone();
     context.sessions.end(|session| session.id == id);
-    save(context, true).await;
-    Ok(())
+    save_ended(context).await
 }
 
 /// All sessions of this device, the one that was used last first.
@@ -81,7 +80,8 @@ pub fn list(context: &Context, who: &Identity) -> Result<Vec<SessionInfo>, OpErr
 /// Ends one session.
 ///
 /// # Errors
-/// [`ErrorCode::UnknownSession`]; [`ErrorCode::NotFresh`] if it is another than the caller's own, whose own is older than
+/// [`ErrorCode::UnknownSession`]; [`ErrorCode::StoreFailed`] as [`sign_out`].
+/// [`ErrorCode::NotFresh`] if it is another than the caller's own, whose own is older than
 /// [`FRESH`](crate::doors::sessions::FRESH): a stolen one locks nobody out. [`ErrorCode::Denied`] for a token or login.
 pub async fn end(context: &Context, who: &Identity, id: &str) -> Result<(), OpError> {
     sits_here(who)?;
@@ -92,8 +92,7 @@ pub async fn end(context: &Context, who: &Identity, id: &str) -> Result<(), OpEr
         return Err(OpError::new(ErrorCode::UnknownSession, "there is no session of that id")
             .hint("GET /api/v1/sessions lists them"));
     }
-    save(context, true).await;
-    Ok(())
+    save_ended(context).await
 }
 
 /// Ends all sessions but the caller's own.
@@ -108,7 +107,7 @@ pub async fn end_all(context: &Context, who: &Identity) -> Result<usize, OpError
         Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) => None,
     };
     let ended = context.sessions.end(|session| own.as_ref() != Some(&session.id));
-    save(context, true).await;
+    save_ended(context).await?;
     Ok(ended)
 }
 
@@ -148,11 +147,23 @@ fn fresh(who: &Identity) -> Result<(), OpError> {
     }
 }
 
-/// Writes the file, on a thread that may wait.
+/// Writes the file, on a thread that may wait. What was opened or used counts without it.
 async fn save(context: &Context, always: bool) {
+    if let Err(error) = written(context, always).await {
+        tracing::warn!(%error, "sessions of the page are not kept over a restart");
+    }
+}
+
+/// The same for what was ended: nobody is told so before no restart brings it back.
+async fn save_ended(context: &Context) -> Result<(), OpError> {
+    written(context, true).await.map_err(|error| {
+        OpError::new(ErrorCode::StoreFailed, format!("ended for now, but its end could not be written: {error}"))
+            .hint("make room on the disk of this device, then `sigil ui --sign-out` there: till then a restart brings it back")
+    })
+}
+
+async fn written(context: &Context, always: bool) -> std::io::Result<()> {
     let (sessions, now_ms) = (context.sessions.clone(), now().wall_ms);
     let written = tokio::task::spawn_blocking(move || Sessions::save(&sessions, always, now_ms)).await;
-    if let Err(error) = written {
-        tracing::warn!(%error, "writing the sessions of the page");
-    }
+    written.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

@@ -191,11 +191,7 @@ impl PinFile {
     pub(super) fn write(&self, pins: &Pins) -> io::Result<()> {
         let dir = self.0.parent().unwrap_or(Path::new("."));
         crate::platform::create_private_dir(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer_pretty(&mut file, pins)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.0).map_err(|error| error.error)?;
-        Ok(())
+        crate::platform::replace_file(&self.0, &serde_json::to_vec_pretty(pins)?)
     }
 }
 

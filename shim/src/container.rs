@@ -23,15 +23,14 @@ use rustix::process::{
 use rustix::thread::set_no_new_privs;
 
 use crate::filter::filter;
-use crate::process::{NOT_STARTED, Why, explain, tool};
+use crate::process::{NOT_STARTED, Why, explain, running, tool};
+use crate::remove;
 use crate::wire::{self, Exit, FILES_MAX, Go, Network, OUT_DIR, Report};
 
 /// Between asking a command to end and ending it.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 /// How often what others have left is reaped while there is some of it.
 const REAP_EVERY: Duration = Duration::from_secs(1);
-/// Processes that are named of those that a command has left.
-const NAMED_MAX: usize = 8;
 /// Names of files that are looked at; a tool may leave a million.
 const NAMES_MAX: usize = 1_000;
 
@@ -210,31 +209,14 @@ fn end_those_that_have_ended(calls: &mut Vec<Call>) {
             let _ = wire::tell_with(&call.control, &Report::Files(names), &fds);
         }
         let _ = wire::tell(&call.control, &Report::Ended { exit, left });
-        let _ = fs::remove_dir_all(&call.out);
+        let _ = remove::tree(&call.out);
         false
     });
 }
 
-/// Names of what is still running: of the group of a command, or of all that is not us.
+/// Names of what is still running: of the group of a command, or all.
 fn left(group: Pid, all: bool) -> Vec<String> {
-    let name = |entry: fs::DirEntry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok().filter(|pid| *pid != 1)?;
-        let stat = fs::read(entry.path().join("stat")).ok()?;
-        // `pid (name) state parent group …`; the name may hold anything.
-        let stat = String::from_utf8_lossy(&stat);
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        let mut words = rest.split_ascii_whitespace();
-        let (state, of) = (words.next()?, words.nth(1)?);
-        let is_meant = all || of.parse() == Ok(group.as_raw_nonzero().get());
-        (!matches!(state, "Z" | "X") && is_meant).then(|| format!("{name} ({pid})"))
-    };
-    let mut names: Vec<String> = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(name).collect();
-    let more = names.len().saturating_sub(NAMED_MAX);
-    if more > 0 {
-        names.truncate(NAMED_MAX);
-        names.push(format!("{more} more"));
-    }
-    names
+    running(|of| all || of == group.as_raw_nonzero().get())
 }
 
 /// Regular files that a command has left as further parts of its result, by name: one more than fit at most, so that whoever

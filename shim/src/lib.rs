@@ -8,6 +8,7 @@
 //! Without the feature `levels` this is what the agent needs of it, and the level `bare` for systems that have no other.
 
 pub mod process;
+pub mod remove;
 pub mod start;
 pub mod wire;
 

@@ -11,6 +11,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::wire::Go;
 
+/// Processes that are named of those that a tool has left.
+#[cfg(all(feature = "levels", target_os = "linux"))]
+const NAMED_MAX: usize = 8;
 /// Exit code when the tool has not been started; shells use the same.
 pub const NOT_STARTED: u8 = 127;
 
@@ -60,4 +63,26 @@ pub fn explain(command: &OsStr, error: &io::Error) -> String {
     } else {
         format!("command `{name}` cannot be started: {error}")
     }
+}
+
+/// Names of processes that are still running in the world that this is the first of, a few at most, by the group that each is in.
+#[cfg(all(feature = "levels", target_os = "linux"))]
+pub(crate) fn running(is_meant: impl Fn(i32) -> bool) -> Vec<String> {
+    let name = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok().filter(|pid| *pid != 1)?;
+        let stat = std::fs::read(entry.path().join("stat")).ok()?;
+        // `pid (name) state parent group …`; the name may hold anything.
+        let stat = String::from_utf8_lossy(&stat);
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut words = rest.split_ascii_whitespace();
+        let (state, group) = (words.next()?, words.nth(1)?.parse().ok()?);
+        (!matches!(state, "Z" | "X") && is_meant(group)).then(|| format!("{name} ({pid})"))
+    };
+    let mut names: Vec<String> = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(name).collect();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
+        names.truncate(NAMED_MAX);
+        names.push(format!("{more} more"));
+    }
+    names
 }

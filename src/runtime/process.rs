@@ -33,7 +33,7 @@ use super::helper::{self, Ends, Helper};
 use super::out_dir;
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
-use super::run_dir::{self, RunDir};
+use super::run_dir::RunDir;
 use super::sandbox::{Level, Offered, Sandbox};
 use super::self_test;
 use super::spool::{Spool, SpoolError};
@@ -243,7 +243,7 @@ impl Launcher {
                 let _ = found.send(Some(Arc::new(offered)));
                 // A start does not wait for it: a tool may have left a million files.
                 for dir in left {
-                    if let Err(error) = run_dir::remove(&dir) {
+                    if let Err(error) = sigil_shim::remove::tree(&dir) {
                         tracing::debug!(%error, "what a tool has left cannot be removed, and does not disturb");
                     }
                 }

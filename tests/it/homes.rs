@@ -147,7 +147,8 @@ fn b09_a_port_that_nobody_chose_falls_back_when_another_program_has_it() {
     };
     let first = port(&home);
     home.expect("$S down", 0);
-    let other = UdpSocket::bind(("::", first)).expect("it is free now");
+    // Where an agent of another test was quicker, that is the other program.
+    let other = UdpSocket::bind(("::", first)).ok();
     home.expect("$S up --detach", 0);
     let second = port(&home);
     assert_ne!(second, first);
@@ -156,7 +157,7 @@ fn b09_a_port_that_nobody_chose_falls_back_when_another_program_has_it() {
     home.expect("$S up --detach", 0);
     assert_eq!(port(&home), second, "the port of the last start is kept while it is free");
     home.expect("$S down", 0);
-    let _other = UdpSocket::bind(("::", first)).expect("it is free now");
+    let _other = UdpSocket::bind(("::", first)).ok();
     let said = home.expect(&format!("$S up --detach --quic-port {first}"), 1);
     assert!(said.contains("--quic-port") && said.contains("in use"), "{said}");
 }

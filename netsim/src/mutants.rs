@@ -68,7 +68,7 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         }
         ProtocolRule::EarlyDurable => (Safety, "calls/early.rs"),
         ProtocolRule::Journal | ProtocolRule::AttemptOrder | ProtocolRule::MarkChecked => {
-            (Safety, "executor.rs `handle_offer`")
+            (Safety, "executor.rs `handle_screened`")
         }
         ProtocolRule::BootRule => (Safety, "executor.rs `interrupted`"),
         ProtocolRule::Fence => (Safety, "election.rs `observe`"),
@@ -91,15 +91,15 @@ const fn about(mutant: ProtocolRule) -> (Kind, &'static str) {
         ProtocolRule::DenialConfirmed => (Safety, "calls/confirming.rs"),
         ProtocolRule::OwnRevocation => (Safety, "executor.rs, executor/screen.rs"),
         ProtocolRule::Tier => (Safety, "rights.rs `rule`"),
-        ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/closing.rs `denied`"),
-        ProtocolRule::PolicyAtTarget => (Safety, "executor.rs `handle_offer`"),
+        ProtocolRule::PolicyAtDispatch => (Safety, "calls/queue.rs `dispatch`, calls/inferred.rs `denied`"),
+        ProtocolRule::PolicyAtTarget => (Safety, "executor.rs `handle_screened`"),
         ProtocolRule::MarkWaits | ProtocolRule::AskWaits | ProtocolRule::ConsentApprover => {
             (Safety, "rights.rs `rule`")
         }
         ProtocolRule::ConsentNo | ProtocolRule::HourEnds | ProtocolRule::HourDiesAtBoot => {
             (Safety, "rights/answers.rs `hear`")
         }
-        ProtocolRule::AskAtTarget => (Safety, "executor.rs `handle_offer`, `asks`, `handle_started`"),
+        ProtocolRule::AskAtTarget => (Safety, "executor.rs `handle_screened`, `asks`, `handle_started`"),
         ProtocolRule::OnceIsOnce => (Safety, "calls.rs `apply_outcome`, executor.rs"),
         ProtocolRule::MarkRaised => (Safety, "executor.rs `forget`"),
         ProtocolRule::RunsCheckpointed => (Safety, "peer.rs `time_checkpoint`"),

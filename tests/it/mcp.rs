@@ -235,3 +235,79 @@ fn a_server_that_nobody_here_wrote_is_hosted() {
         "{unfit}"
     );
 }
+
+/// A server that nobody here wrote, as a process of its own at an address.
+struct Everything {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Everything {
+    fn start(script: &Path, port: u16) -> Self {
+        let child = Command::new("node")
+            .arg(script)
+            .arg("streamableHttp")
+            .env("PORT", port.to_string())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("node runs");
+        let this = Self { child, port };
+        let connects = || std::net::TcpStream::connect(("127.0.0.1", this.port)).is_ok();
+        wait_until("it listens", PATIENCE, connects);
+        this
+    }
+}
+
+impl Drop for Everything {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_server_at_an_address_is_hosted_and_found_again_after_it_was_away() {
+    let dir = std::env::var_os("SIGIL_TEST_MCP").map(PathBuf::from).unwrap_or_default();
+    let script = dir.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+    if !script.exists() {
+        return skip(
+            "mcp over http",
+            "server-everything is not in SIGIL_TEST_MCP; ./test installs it where there is Node",
+        );
+    }
+    let port = crate::harness::free_port();
+    let server = Everything::start(&script, port);
+    let nas = Home::new("nas").with_only_config(&format!(
+        "[discovery]\nlan = false\n[mcp_servers.far]\nurl = \"http://127.0.0.1:{port}/mcp\"\n"
+    ));
+    let mesh = Mesh::of(vec![Home::new("hub"), nas]);
+    mesh.wait_converged();
+    let hub = &mesh.homes[0];
+    wait_until("its tools are known", PATIENCE, || hub.tool("node:nas:far.echo").is_some());
+    let echo = call(hub, "far.echo", &json!({ "message": "hi" }));
+    assert!(text(&echo, "state") == "done" && echo["output"].to_string().contains("hi"), "{echo}");
+    let long = "far.trigger-long-running-operation";
+    let short = call(hub, long, &json!({ "duration": 1, "steps": 2 }));
+    assert_eq!(text(&short, "state"), "done", "{short}");
+
+    // Away while it runs something: nobody knows what became of that, and whoever comes next is told why it waits.
+    let asked = json!({ "node": "nas", "tool": long, "arguments": { "duration": 60, "steps": 60 }, "ttl_s": 60 });
+    let id = text(&hub.post("calls", &asked).json(), "id").to_owned();
+    wait_until("it runs", PATIENCE, || text(&hub.get_call(&id), "state") == "running");
+    drop(server);
+    let cut_off = hub.wait_confirmed(&id, PATIENCE);
+    assert!(
+        text(&cut_off, "state") == "interrupted" && text(&cut_off, "reason").contains("may have happened"),
+        "{cut_off}"
+    );
+    let shown = || done(&mesh.homes[1], &["plugin", "list"]);
+    wait_until("it is told", PATIENCE, || shown().contains("cannot be reached"));
+
+    // Another one there, which knows nothing of the conversation before.
+    let server = Everything::start(&script, port);
+    wait_until("it is found again", PATIENCE, || !shown().contains("cannot be reached"));
+    let echo = call(hub, "far.echo", &json!({ "message": "again" }));
+    assert_eq!(text(&echo, "state"), "done", "{echo}");
+    drop(server);
+}

@@ -3,26 +3,19 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use memory_models::weights::{Sha, hash_of, hex};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::http_client::HttpClient;
 use crate::platform;
-use crate::tasks::TaskGroup;
 
 /// Longest silence of a server.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -180,11 +173,11 @@ fn starts_at(response: &Response<Incoming>) -> Option<u64> {
 
 /// Asks for a file from a byte on, wherever its server sends us.
 async fn get(url: &str, from: u64) -> Result<Response<Incoming>, Failure> {
-    let mut url = url.to_owned();
+    let (mut url, client) = (url.to_owned(), HttpClient::new());
     for _ in 0..REDIRECTS_MAX {
         let (uri, is_safe) = read_url(&url)?;
-        let response = timeout(SILENCE_MAX, ask(&url, &uri, is_safe, from)).await;
-        let response = response.map_err(|_| unreachable(&url, "it was silent for 30 s"))??;
+        let response = timeout(SILENCE_MAX, ask(&client, &url, &uri, from)).await;
+        let response = response.map_err(|_| unreachable(&url, "it cannot be reached: it was silent for 30 s"))??;
         if !response.status().is_redirection() {
             return Ok(response);
         }
@@ -220,69 +213,23 @@ fn read_url(url: &str) -> Result<(Uri, bool), Failure> {
 }
 
 fn unreachable(url: &str, why: &str) -> Failure {
-    Failure::new(Exit::Failed, format!("{url} cannot be reached: {why}"))
+    Failure::new(Exit::Failed, format!("{url}: {why}"))
         .hint("see that this device is online; or get the file elsewhere and `sigil model add FILE`")
 }
 
-async fn ask(url: &str, uri: &Uri, is_safe: bool, from: u64) -> Result<Response<Incoming>, Failure> {
-    let host = uri.host().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let port = uri.port_u16().unwrap_or(if is_safe { 443 } else { 80 });
-    let failed = |why: &dyn std::fmt::Display| unreachable(url, &why.to_string());
-    let stream = TcpStream::connect((bare, port)).await.map_err(|error| failed(&error))?;
-    let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header("host", uri.authority().map_or(host, |authority| authority.as_str()))
-        .header("user-agent", concat!("sigil/", env!("CARGO_PKG_VERSION")))
-        // What is compressed on its way could not be taken up.
-        .header("accept-encoding", "identity");
+async fn ask(client: &HttpClient, url: &str, uri: &Uri, from: u64) -> Result<Response<Incoming>, Failure> {
+    // What is compressed on its way could not be taken up.
+    let request = Request::get(uri.clone()).header("accept-encoding", "identity");
     let request = if from > 0 { request.header("range", format!("bytes={from}-")) } else { request };
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
-    if is_safe {
-        let name = match bare.parse::<IpAddr>() {
-            Ok(address) => ServerName::from(address),
-            Err(_) => ServerName::try_from(bare.to_owned()).map_err(|error| failed(&error))?,
-        };
-        let stream = connector()?.connect(name, stream).await.map_err(|error| failed(&error))?;
-        send(stream, request).await.map_err(|error| failed(&error))
-    } else {
-        send(stream, request).await.map_err(|error| failed(&error))
-    }
-}
-
-async fn send<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    TaskGroup::default().spawn(async move {
-        // Whatever goes wrong on the connection, the answer sees it too.
-        let _ = connection.await;
-    });
-    sender.send_request(request).await
-}
-
-/// TLS with the certificates that this machine trusts.
-fn connector() -> Result<TlsConnector, Failure> {
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (taken, _) = roots.add_parsable_certificates(found.certs);
-    if taken == 0 {
-        return Err(Failure::new(Exit::Failed, "this machine knows no certificate authorities")
-            .hint("install its package `ca-certificates`; or get the file elsewhere and `sigil model add FILE`"));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    let request = request.body(Full::new(Bytes::new())).map_err(|error| unreachable(url, &error.to_string()))?;
+    client.send(request).await.map_err(|error| unreachable(url, &error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use crate::tasks::TaskGroup;
+    use std::sync::{Arc, Mutex};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 

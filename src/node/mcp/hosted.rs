@@ -14,18 +14,19 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::remote::Remote;
 use super::result::{self, Mapped};
 use super::session::Session;
-use super::spec::{CancelPolicy, PipesSpec, ServerSpec, Transport};
+use super::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
-use super::wire::{self, Era, Greeted, INVALID_PARAMS, RpcError};
+use super::wire::{self, Era, Greeted, INVALID_PARAMS, NOT_TAKEN, NOT_TAKEN_NOW, RpcError};
 use crate::node::builtin::INVALID_ARGUMENT;
 use crate::node::provider::{About, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::node::{confine, containers};
-use crate::plugin::{Level, Tier};
+use crate::plugin::{Level, Tier, Value as Setting};
 use crate::runtime::container::{EngineState, Order, Runtime};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{Launcher, Spec};
@@ -45,13 +46,16 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 const CANCEL_WITHIN: Duration = Duration::from_millis(1500);
 /// Time for calls to end when the agent stops.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait of a call that was not taken for the next conversation with its server. As for one that is starting.
+const AFTER_MAX: Duration = Duration::from_secs(10);
+/// Shortest time between two lists of tools: a server that tells of changes all the time is not asked all the time.
+const LISTED_EVERY: Duration = Duration::from_secs(1);
 /// Time in which what a server that ended had written before is read.
 const DRAIN: Duration = Duration::from_millis(200);
 /// Time for an engine of containers to be found, just after the agent has started.
 const ENGINE_WITHIN: Duration = Duration::from_secs(10);
-/// Said of servers at an address.
-const NO_HTTP: &str =
-    "servers at an address (Streamable HTTP) are not hosted by this version: give the command that runs it";
+/// Said of servers at an address where a process is to be started.
+const NO_PROCESS: &str = "it is at an address, and no process of this device";
 /// Characters of what a server wrote to its error stream that are told with its end.
 const TAIL_CHARS_MAX: usize = 400;
 
@@ -116,10 +120,17 @@ impl Drop for Hosted {
 }
 
 impl Hosted {
-    /// Hosts a server: it is started soon.
+    /// Hosts a server: it is started soon. `before`: what the provider offers whose place it takes. As far as it is to offer that
+    /// too, calls wait for it; nothing of it runs before the new server has listed it.
     #[must_use]
-    pub fn start(spec: ServerSpec, host: McpHost) -> Self {
-        let starting = Offers { state: State::Starting { step: "its server".to_owned() }, ..Offers::default() };
+    pub fn start(spec: ServerSpec, host: McpHost, before: &Offers) -> Self {
+        let stays = |name: &ToolName| {
+            let folded = name.folded();
+            folded.strip_prefix(&*spec.prefix.to_ascii_lowercase()).is_some_and(|short| spec.exposes(short))
+        };
+        let tools = before.tools.iter().filter(|(name, _)| stays(name));
+        let tools = tools.map(|(name, offer)| (name.clone(), offer.clone())).collect();
+        let starting = Offers { state: State::Starting { step: "its server".to_owned() }, tools };
         let shared = Arc::new(Shared {
             offers: watch::Sender::new(Arc::new(starting)),
             live: Mutex::default(),
@@ -128,7 +139,8 @@ impl Hosted {
         });
         let (over, ended) = watch::channel(false);
         let launcher = host.launcher.clone();
-        let keeper = Keeper { spec: spec.clone(), pins: PinFile::new(&host.pins, &spec.name), shared: shared.clone() };
+        let pins = spec.pins.clone().unwrap_or_else(|| host.pins.join(format!("{}.json", spec.name)));
+        let keeper = Keeper { spec: spec.clone(), pins: PinFile::new(pins), shared: shared.clone() };
         host.tasks.clone().spawn(async move {
             keeper.keep(host).await;
             over.send_replace(true);
@@ -153,6 +165,7 @@ impl Provider for Hosted {
         Box::new(HostedRun {
             server: self.spec.name.clone(),
             cancel_policy: self.spec.cancel,
+            shared: self.shared.clone(),
             live,
             job,
             place: self.shared.runs.enter(),
@@ -196,16 +209,17 @@ enum Over {
 
 impl Keeper {
     async fn keep(self, host: McpHost) {
-        if matches!(self.spec.transport, Transport::Http(_)) {
-            self.set_state(State::Unhealthy { why: NO_HTTP.to_owned() });
-            return;
-        }
         let mut pulled = false;
         let (mut wait, mut failures, mut legacy_only) = (BACKOFF_FIRST, 0_u32, false);
         let stopping = host.tasks.stopping();
         loop {
             let began = Instant::now();
-            let over = self.run_once(&host, &mut legacy_only, &mut pulled).await;
+            let over = match &self.spec.transport {
+                Transport::Http(http) => self.visit_once(&host, http, &mut legacy_only).await,
+                Transport::Pipes(_) | Transport::Container(_) => {
+                    self.run_once(&host, &mut legacy_only, &mut pulled).await
+                }
+            };
             *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let why = match over {
                 Over::Stopped => return,
@@ -254,14 +268,11 @@ impl Keeper {
         pulled: &mut bool,
     ) -> Result<(Server, Sender, Receiver, Errors, Redactor), String> {
         let values = match &self.spec.transport {
-            Transport::Pipes(pipes) => pipes.env.clone(),
-            Transport::Container(config) => config.env.clone(),
-            Transport::Http(_) => return Err(NO_HTTP.to_owned()),
+            Transport::Pipes(pipes) => &pipes.env,
+            Transport::Container(config) => &config.env,
+            Transport::Http(_) => return Err(NO_PROCESS.to_owned()),
         };
-        let secrets = host.secrets.clone();
-        let resolved =
-            tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
-        let Resolved { values: env, redactor } = resolved.unwrap_or_else(|error| Err(error.to_string()))?;
+        let Resolved { values: env, redactor } = resolved(host, values).await?;
         let did_not = |why: &dyn fmt::Display| format!("did not start: {why}");
         let (server, stdin, stdout, errors) = match &self.spec.transport {
             Transport::Pipes(pipes) => {
@@ -280,9 +291,39 @@ impl Keeper {
                 let order = Order { config: (**config).clone(), image, provider: self.spec.name.clone() };
                 Server::start_in(host.runtime.clone(), &order, command).await.map_err(|why| did_not(&why))?
             }
-            Transport::Http(_) => return Err(NO_HTTP.to_owned()),
+            Transport::Http(_) => return Err(NO_PROCESS.to_owned()),
         };
         Ok((server, stdin, stdout, errors, redactor))
+    }
+
+    /// Speaks to a server at an address, which is started by others.
+    async fn visit_once(&self, host: &McpHost, http: &HttpSpec, legacy_only: &mut bool) -> Over {
+        let begun = async {
+            let Resolved { values, mut redactor } = resolved(host, &http.headers).await?;
+            // `Bearer` and the like stand before what is secret, and would not be said again.
+            for (name, value) in &values {
+                if !matches!(http.headers.get(name), Some(Setting::Text(_)))
+                    && let Some((_, token)) = value.split_once(' ')
+                {
+                    redactor.add(name, token);
+                }
+            }
+            Remote::new(&http.url, &values).map(|remote| (remote, redactor))
+        };
+        let (remote, redactor) = match begun.await {
+            Ok(begun) => begun,
+            Err(why) => return Over::Broken(why),
+        };
+        let over = {
+            let (session, work) = remote.talk(redactor);
+            tokio::select! {
+                over = self.converse(host, &session, legacy_only) => over,
+                why = work => Over::Broken(why),
+            }
+        };
+        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        remote.farewell().await;
+        over
     }
 
     async fn run_once(&self, host: &McpHost, legacy_only: &mut bool, pulled: &mut bool) -> Over {
@@ -394,7 +435,13 @@ impl Keeper {
         });
         let _listening = if era == Era::Modern { session.listen().await } else { None };
         let (mut changes, mut approved) = (session.changes(), host.approved.clone());
+        let mut next = Instant::now();
         loop {
+            tokio::select! {
+                () = stopped() => return Over::Stopped,
+                () = sleep_until(next) => {}
+            }
+            next = Instant::now() + LISTED_EVERY;
             changes.mark_unchanged();
             approved.mark_unchanged();
             let told = tokio::select! {
@@ -470,9 +517,18 @@ impl Keeper {
     }
 }
 
+/// Values with the secrets that they name.
+async fn resolved(host: &McpHost, values: &BTreeMap<String, Setting>) -> Result<Resolved, String> {
+    let (secrets, values) = (host.secrets.clone(), values.clone());
+    let resolved =
+        tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
+    resolved.unwrap_or_else(|error| Err(error.to_string()))
+}
+
 struct HostedRun {
     server: String,
     cancel_policy: CancelPolicy,
+    shared: Arc<Shared>,
     live: Option<Arc<Live>>,
     job: Job,
     place: Place,
@@ -504,45 +560,82 @@ impl Run for HostedRun {
     }
 }
 
+impl Shared {
+    /// The next conversation with the server, if there is one soon.
+    async fn after(&self, before: &Arc<Live>, until: Instant) -> Option<Arc<Live>> {
+        let mut offers = self.offers.subscribe();
+        let next = async {
+            loop {
+                offers.mark_unchanged();
+                let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if let Some(live) = live.filter(|live| !Arc::ptr_eq(live, before)) {
+                    return Some(live);
+                }
+                offers.changed().await.ok()?;
+            }
+        };
+        timeout_at(until.min(Instant::now() + AFTER_MAX), next).await.ok().flatten()
+    }
+}
+
 impl HostedRun {
     async fn run(self, parts: &mut Parts<'_>, cancel: &CancellationToken) -> RunEnd {
-        let Self { server, cancel_policy, live, job, place } = self;
+        let Self { server, cancel_policy, shared, live, job, place } = self;
         let not_started = |why: &str| RunEnd::NotStarted(format!("the server `{server}` {why}"));
-        let Some(live) = live else { return not_started("does not run now") };
-        let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
-        let Some(own_name) = own_name else { return not_started("does not offer it any more") };
+        let Some(mut live) = live else { return not_started("does not run now") };
         let arguments = serde_json::from_slice::<Box<RawValue>>(&job.arguments).ok();
         let Some(arguments) = arguments.filter(|arguments| arguments.get().starts_with('{')) else {
             return RunEnd::Denied(format!("{INVALID_ARGUMENT}they must be an object"));
         };
-        let at_work = AtWork::new(live.clone());
         let until = Instant::now() + job.timeout;
-        let asked = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()),
-            () = sleep_until(until) => return not_started("takes nothing: it does not read what it is asked"),
-            asked = live.session.call(live.era, &own_name, &arguments) => asked,
-        };
-        let Ok(mut asked) = asked else { return not_started("has just ended") };
-        let mut told_enough = false;
-        let (why, reason) = loop {
-            tokio::select! {
+        let mut again = true;
+        let (at_work, mut asked, why, reason) = 'talk: loop {
+            let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
+            let Some(own_name) = own_name else { return not_started("does not offer it any more") };
+            let at_work = AtWork::new(live.clone());
+            let asked = tokio::select! {
                 biased;
-                answer = &mut asked.answer => {
-                    drop(at_work);
-                    return match answer {
-                        Ok(answer) => given(answer, parts).await,
-                        Err(_) => RunEnd::Lost(format!("the server `{server}` ended while it ran: it may have happened")),
-                    };
+                () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()),
+                () = sleep_until(until) => return not_started("takes nothing: it does not read what it is asked"),
+                asked = live.session.call(live.era, &own_name, &arguments) => asked,
+            };
+            let Ok(mut asked) = asked else { return not_started("has just ended") };
+            let mut told_enough = false;
+            let (why, reason) = loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut asked.answer => {
+                        drop(at_work);
+                        let answer = match answer {
+                            // One that was started anew knows nothing of the conversation before; nothing has happened yet.
+                            Ok(Err(error)) if error.code == NOT_TAKEN_NOW && std::mem::take(&mut again) => {
+                                let next = tokio::select! {
+                                    next = shared.after(&live, until) => next,
+                                    () = cancel.cancelled() => None,
+                                };
+                                if let Some(next) = next {
+                                    live = next;
+                                    continue 'talk;
+                                }
+                                Ok(Err(error))
+                            }
+                            answer => answer,
+                        };
+                        return match answer {
+                            Ok(answer) => given(answer, parts).await,
+                            Err(_) => RunEnd::Lost(format!("the server `{server}` ended while it ran: it may have happened")),
+                        };
+                    }
+                    note = asked.notes.recv(), if !told_enough => match note {
+                        Some(note) => (parts.note)(note),
+                        None => told_enough = true,
+                    },
+                    () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
+                    () = sleep_until(until) => break (Stopped::TimedOut, "its time is up"),
+                    () = place.ended() => break (Stopped::Replaced, "its server is replaced"),
                 }
-                note = asked.notes.recv(), if !told_enough => match note {
-                    Some(note) => (parts.note)(note),
-                    None => told_enough = true,
-                },
-                () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
-                () = sleep_until(until) => break (Stopped::TimedOut, "its time is up"),
-                () = place.ended() => break (Stopped::Replaced, "its server is replaced"),
-            }
+            };
+            break (at_work, asked, why, reason);
         };
         live.session.tell(wire::cancelled(asked.id, reason));
         // Some answer then, some go on, some end.
@@ -550,6 +643,7 @@ impl HostedRun {
         if answered.is_err() && cancel_policy == CancelPolicy::Restart && live.at_work.load(Ordering::Acquire) == 1 {
             live.restart.notify_one();
         }
+        drop(at_work);
         let goes_on = if answered.is_ok() { "" } else { "the server was told to stop, and may go on" };
         match why {
             Stopped::Cancelled => RunEnd::Cancelled(goes_on.to_owned()),
@@ -575,10 +669,10 @@ async fn given(answer: Result<Value, RpcError>, parts: &mut Parts<'_>) -> RunEnd
         Ok(answer) => answer,
         Err(error) => {
             let said = crate::text::visible(&error.message).chars().take(1000).collect::<String>();
-            return if error.code == INVALID_PARAMS {
-                RunEnd::Denied(format!("{INVALID_ARGUMENT}{said}"))
-            } else {
-                RunEnd::Failed(format!("its server answered: {said} ({})", error.code))
+            return match error.code {
+                INVALID_PARAMS => RunEnd::Denied(format!("{INVALID_ARGUMENT}{said}")),
+                NOT_TAKEN | NOT_TAKEN_NOW => RunEnd::NotStarted(format!("its server did not take it: {said}")),
+                code => RunEnd::Failed(format!("its server answered: {said} ({code})")),
             };
         }
     };

@@ -1,4 +1,5 @@
-//! One conversation with a server: requests and their answers, each with its own deadline, over two streams of lines.
+//! One conversation with a server: requests and their answers, each with its own deadline, over two streams of lines, or over
+//! whatever carries its messages ([`Session::parts`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,38 +86,106 @@ fn locked(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whoever waits is told that the conversation is over, when its work has ended or nobody does it any more.
-struct Closing(Arc<Mutex<Open>>);
+/// What a server says goes where it belongs. Of it nothing is kept before the secrets were taken out: a server can say them
+/// anywhere. Dropped, whoever waits is told that the conversation is over.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    open: Arc<Mutex<Open>>,
+    lines: mpsc::WeakSender<Vec<u8>>,
+    changed: watch::Sender<u64>,
+    redactor: Redactor,
+}
 
-impl Drop for Closing {
+impl Drop for Hearing {
     fn drop(&mut self) {
-        let mut open = locked(&self.0);
+        let mut open = locked(&self.open);
         open.over = true;
         open.waiting.clear();
     }
 }
 
+impl Hearing {
+    /// Takes a message of at most [`LINE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// The server is not to be heard any more, for this reason.
+    pub(super) fn take(&self, message: &[u8]) -> Result<(), String> {
+        if wire::has_too_many(message) {
+            return Err("it wrote a line with more values than are read".to_owned());
+        }
+        match wire::read(message).map(|said| said.redacted(&self.redactor)) {
+            Some(Incoming::Answer(id, answer)) => self.answer(id, answer),
+            Some(Incoming::Progress(progress)) => {
+                if let Some(waiting) = locked(&self.open).waiting.get(&progress.token) {
+                    let _ = waiting.notes.try_send(progress.note);
+                }
+            }
+            Some(Incoming::ToolsChanged) => self.changed.send_modify(|changes| *changes += 1),
+            Some(Incoming::Asks { id, method }) => {
+                if let Some(lines) = self.lines.upgrade() {
+                    let _ = lines.try_send(wire::answer(&id, &method));
+                }
+            }
+            Some(Incoming::Other) => {}
+            None => tracing::debug!(bytes = message.len(), "a hosted server wrote a line that is no message"),
+        }
+        Ok(())
+    }
+
+    /// Answers a request in place of its server, with an error that may have words of the server in it.
+    pub(super) fn refuse(&self, id: u64, RpcError { code, message }: RpcError) {
+        self.answer(id, Err(RpcError { code, message: self.redacted(&message) }));
+    }
+
+    /// A text without secrets.
+    pub(super) fn redacted(&self, text: &str) -> String {
+        self.redactor.redacted(text).into_owned()
+    }
+
+    fn answer(&self, id: u64, answer: Result<Value, RpcError>) {
+        let waiting = locked(&self.open).waiting.remove(&id);
+        if let Some(waiting) = waiting {
+            let _ = waiting.answer.send(answer);
+        }
+    }
+
+    /// Whoever waits for the answer to this request is told that there will be none.
+    pub(super) fn lose(&self, id: u64) {
+        locked(&self.open).waiting.remove(&id);
+    }
+
+    /// True while somebody waits for the answer to this request.
+    pub(super) fn is_awaited(&self, id: u64) -> bool {
+        locked(&self.open).waiting.contains_key(&id)
+    }
+}
+
 impl Session {
+    /// A conversation for whoever carries its messages: what is heard is given to the second, and what is to be sent comes out of
+    /// the third, line by line. That one ends when all clones of the conversation are gone.
+    pub(super) fn parts(redactor: Redactor) -> (Self, Hearing, mpsc::Receiver<Vec<u8>>) {
+        let (lines, to_write) = mpsc::channel(LINES_MAX);
+        let (changed, changes) = watch::channel(0);
+        let open = Arc::new(Mutex::new(Open::default()));
+        let hearing = Hearing { open: open.clone(), lines: lines.downgrade(), changed, redactor };
+        (Self { lines, open, changes }, hearing, to_write)
+    }
+
     /// A conversation over these streams. The future is its work, and says at its end why it is over: it has to be run, and ends
-    /// when the server closes its stream; `writes` is closed when all clones are gone. Of what the server says nothing is kept
-    /// before `redactor` has taken the secrets out of it: a server can say them anywhere.
+    /// when the server closes its stream; `writes` is closed when all clones are gone.
     pub(super) fn over<R, W>(reads: R, writes: W, redactor: Redactor) -> (Self, impl Future<Output = String> + Send)
     where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let (lines, to_write) = mpsc::channel(LINES_MAX);
-        let (changed, changes) = watch::channel(0);
-        let open = Arc::new(Mutex::new(Open::default()));
-        let (closing, weak) = (Closing(open.clone()), lines.downgrade());
+        let (session, hearing, to_write) = Self::parts(redactor);
         let work = async move {
-            let closing = closing;
             tokio::select! {
-                why = read_all(reads, &redactor, &closing.0, &weak, &changed) => why,
+                why = read_all(reads, &hearing) => why,
                 why = write_all(writes, to_write) => why,
             }
         };
-        (Self { lines, open, changes }, work)
+        (session, work)
     }
 
     /// Number of the changes of the list of tools that were told.
@@ -241,13 +310,7 @@ async fn write_all(mut writes: impl AsyncWrite + Unpin, mut lines: mpsc::Receive
     "nobody needs it any more".to_owned()
 }
 
-async fn read_all(
-    reads: impl AsyncRead + Unpin,
-    redactor: &Redactor,
-    open: &Mutex<Open>,
-    lines: &mpsc::WeakSender<Vec<u8>>,
-    changed: &watch::Sender<u64>,
-) -> String {
+async fn read_all(reads: impl AsyncRead + Unpin, hearing: &Hearing) -> String {
     let mut reads = BufReader::new(reads);
     let mut line = Vec::new();
     loop {
@@ -256,29 +319,8 @@ async fn read_all(
             Ok(false) => return "it has closed its output".to_owned(),
             Err(why) => return why,
         }
-        if wire::has_too_many(&line) {
-            return "it wrote a line with more values than are read".to_owned();
-        }
-        match wire::read(&line).map(|said| said.redacted(redactor)) {
-            Some(Incoming::Answer(id, answer)) => {
-                let waiting = locked(open).waiting.remove(&id);
-                if let Some(waiting) = waiting {
-                    let _ = waiting.answer.send(answer);
-                }
-            }
-            Some(Incoming::Progress(progress)) => {
-                if let Some(waiting) = locked(open).waiting.get(&progress.token) {
-                    let _ = waiting.notes.try_send(progress.note);
-                }
-            }
-            Some(Incoming::ToolsChanged) => changed.send_modify(|changes| *changes += 1),
-            Some(Incoming::Asks { id, method }) => {
-                if let Some(lines) = lines.upgrade() {
-                    let _ = lines.try_send(wire::answer(&id, &method));
-                }
-            }
-            Some(Incoming::Other) => {}
-            None => tracing::debug!(bytes = line.len(), "a hosted server wrote a line that is no message"),
+        if let Err(why) = hearing.take(&line) {
+            return why;
         }
         line.clear();
         line.shrink_to(64 * 1024);

@@ -44,6 +44,8 @@ pub struct ServerSpec {
     /// True if an owner of this device wrote it into its settings: then the first list of its tools is taken as it is. That of
     /// an installed plugin is reviewed.
     pub trusted_first_list: bool,
+    /// The file of its pins; `None`: that of its name, where those of the settings are. What was seen of a plugin goes with it.
+    pub pins: Option<PathBuf>,
 }
 
 /// The way to a server.
@@ -108,6 +110,7 @@ impl ServerSpec {
             cancel: CancelPolicy::default(),
             lazy: false,
             trusted_first_list: true,
+            pins: None,
         }
     }
 

@@ -144,7 +144,7 @@ fn fitting(name: &str, own_name: &str) -> String {
     format!("{}_{mark}", name.get(..NAME_MAX - 6).unwrap_or_default())
 }
 
-/// What of a server was taken as it is: the file `<home>/pins/NAME.json`.
+/// What of a server was taken as it is: the file `<home>/pins/NAME.json`, of an installed plugin `pins.json` beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pins {
     /// The server's own name and version, for people.
@@ -173,8 +173,8 @@ pub(super) enum Pinned {
 }
 
 impl PinFile {
-    pub(super) fn new(dir: &Path, server: &str) -> Self {
-        Self(dir.join(format!("{server}.json")))
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(path)
     }
 
     pub(super) fn read(&self) -> Pinned {
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn pins_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
-        let file = PinFile::new(&dir.path().join("pins"), "photo");
+        let file = PinFile::new(dir.path().join("pins/photo.json"));
         assert_eq!(file.read(), Pinned::Never);
         let pins = Pins {
             server: "p".into(),

@@ -27,6 +27,10 @@ const METHOD_NOT_FOUND: i64 = -32601;
 const UNSUPPORTED_VERSION: i64 = -32022;
 const MISSING_CAPABILITY: i64 = -32021;
 const HEADER_MISMATCH: i64 = -32020;
+/// Said here, never by a server: the request did not reach it, or it did not take it.
+pub(super) const NOT_TAKEN: i64 = i64::MIN;
+/// Likewise, and the conversation is over: the next one may take it.
+pub(super) const NOT_TAKEN_NOW: i64 = i64::MIN + 1;
 
 /// Era of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -95,7 +99,22 @@ pub(super) struct RpcError {
 impl RpcError {
     /// True if a server that answers `server/discover` with it does not know that: it is of the older era.
     pub(super) const fn is_of_legacy(&self) -> bool {
-        !matches!(self.code, UNSUPPORTED_VERSION | MISSING_CAPABILITY | HEADER_MISMATCH)
+        !matches!(self.code, UNSUPPORTED_VERSION | MISSING_CAPABILITY | HEADER_MISMATCH | NOT_TAKEN | NOT_TAKEN_NOW)
+    }
+
+    /// The error of a request that no server has taken.
+    pub(super) fn not_taken(why: impl Into<String>) -> Self {
+        Self { code: NOT_TAKEN, message: why.into() }
+    }
+
+    /// The same, where another conversation may do better.
+    pub(super) fn not_taken_now(why: impl Into<String>) -> Self {
+        Self { code: NOT_TAKEN_NOW, message: why.into() }
+    }
+
+    /// The error of a request that its server does not know.
+    pub(super) fn unknown_method(why: impl Into<String>) -> Self {
+        Self { code: METHOD_NOT_FOUND, message: why.into() }
     }
 }
 
@@ -122,10 +141,7 @@ pub(super) fn read(line: &[u8]) -> Option<Incoming> {
         let id = message.get("id")?.as_u64()?;
         let answer = match (message.get("result"), message.get("error")) {
             (Some(result), None) => Ok(result.clone()),
-            (_, Some(error)) => Err(RpcError {
-                code: error.get("code").and_then(Value::as_i64).unwrap_or_default(),
-                message: error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned(),
-            }),
+            (_, Some(error)) => Err(rpc_error(error)),
             (None, None) => return None,
         };
         return Some(Incoming::Answer(id, answer));
@@ -140,6 +156,70 @@ pub(super) fn read(line: &[u8]) -> Option<Incoming> {
         }
         _ => Incoming::Other,
     })
+}
+
+fn rpc_error(error: &Value) -> RpcError {
+    RpcError {
+        code: error.get("code").and_then(Value::as_i64).filter(|code| *code > NOT_TAKEN_NOW).unwrap_or_default(),
+        message: error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned(),
+    }
+}
+
+/// The error in a message that names no request, as servers over HTTP answer what they do not take.
+pub(super) fn error_of(message: &[u8]) -> Option<RpcError> {
+    let message: Map<String, Value> = serde_json::from_slice(message).ok()?;
+    message.get("error").filter(|error| error.is_object()).map(rpc_error)
+}
+
+/// What whoever carries a message of ours over HTTP has to know of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+pub(super) struct Outline {
+    /// Its number; `None`: nothing is answered.
+    pub(super) id: Option<u64>,
+    /// What it asks for or tells; empty: it is an answer.
+    #[serde(default)]
+    pub(super) method: String,
+    #[serde(default)]
+    params: OutlineParams,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+struct OutlineParams {
+    name: Option<String>,
+    #[serde(rename = "requestId")]
+    request: Option<u64>,
+    #[serde(default, rename = "_meta")]
+    meta: OutlineMeta,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+struct OutlineMeta {
+    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+    version: Option<String>,
+}
+
+impl Outline {
+    /// The outline of a message of ours.
+    pub(super) fn of(message: &[u8]) -> Self {
+        let read: Option<Self> = serde_json::from_slice(message).ok();
+        // An answer has the number of what a server asked; of it nothing has to be known.
+        read.filter(|outline| !outline.method.is_empty()).unwrap_or_default()
+    }
+
+    /// True if it asks to be told of changes, which is answered at the end of the conversation.
+    pub(super) fn listens(&self) -> bool {
+        self.method == "subscriptions/listen"
+    }
+
+    /// The request that nobody waits for any more, if it says that.
+    pub(super) fn gives_up(&self) -> Option<u64> {
+        self.params.request.filter(|_| self.method == "notifications/cancelled")
+    }
+
+    /// The tool that it calls, and the version that it says it is of: in the newer era headers say them once more.
+    pub(super) fn named(&self) -> (Option<&str>, Option<&str>) {
+        (self.params.name.as_deref().filter(|_| self.method == "tools/call"), self.params.meta.version.as_deref())
+    }
 }
 
 fn progress(params: &Value) -> Option<Progress> {

@@ -92,8 +92,8 @@ pub struct LeftOut {
 pub enum WhyLeftOut {
     /// Another provider comes first, with a name that differs at most in its capitals.
     Taken(Origin),
-    /// There are [`TOOLS_MAX`] already.
-    TooMany,
+    /// Its provider offers more than its share of the [`TOOLS_MAX`], which is this many.
+    TooMany(usize),
 }
 
 impl fmt::Display for LeftOut {
@@ -102,7 +102,10 @@ impl fmt::Display for LeftOut {
         write!(f, "the tool `{tool}` of {origin} is not offered: ")?;
         match why {
             WhyLeftOut::Taken(by) => write!(f, "{by} has one of this name, give it another"),
-            WhyLeftOut::TooMany => write!(f, "this device offers {TOOLS_MAX} tools already, take one away"),
+            WhyLeftOut::TooMany(share) => write!(
+                f,
+                "this device offers at most {TOOLS_MAX} tools, and {share} of {origin}: name those that you want in its `expose`"
+            ),
         }
     }
 }
@@ -117,24 +120,36 @@ impl Catalogue {
             .collect();
         let mut catalogue = Self { deny: deny.to_vec(), ..Self::default() };
         let mut taken: BTreeMap<String, &Origin> = BTreeMap::new();
-        for (origin, (offers, member)) in offered {
+        let mut wanted: Vec<(&Origin, &Member, &Offers, Vec<(&ToolName, &Arc<Offer>)>)> = Vec::new();
+        for (origin, (offers, member)) in &offered {
+            let mut named = Vec::new();
             for (name, offer) in &offers.tools {
-                let folded = name.folded();
-                let why = match taken.get(&*folded) {
-                    Some(by) => Some(WhyLeftOut::Taken((*by).clone())),
-                    None => (catalogue.tools.len() >= TOOLS_MAX).then_some(WhyLeftOut::TooMany),
-                };
-                if let Some(why) = why {
+                match taken.get(&*name.folded()) {
+                    Some(by) => {
+                        let why = WhyLeftOut::Taken((*by).clone());
+                        catalogue.left_out.push(LeftOut { tool: name.clone(), origin: (*origin).clone(), why });
+                    }
+                    None => named.push((name, offer)),
+                }
+            }
+            taken.extend(named.iter().map(|(name, _)| (name.folded().into_owned(), *origin)));
+            wanted.push((origin, member, offers, named));
+        }
+        let share = share(wanted.iter().map(|(.., named)| named.len()));
+        for (origin, member, offers, named) in wanted {
+            for (n, (name, offer)) in named.into_iter().enumerate() {
+                if n >= share {
+                    let why = WhyLeftOut::TooMany(share);
                     catalogue.left_out.push(LeftOut { tool: name.clone(), origin: origin.clone(), why });
                     continue;
                 }
+                let folded = name.folded();
                 let tool = Tool {
                     offer: offer.clone(),
                     denied: deny.iter().find(|pattern| pattern.is_about(&folded)).cloned(),
                     provider: member.provider.clone(),
                     works: !matches!(offers.state, State::Unhealthy { .. }),
                 };
-                taken.insert(folded.into_owned(), origin);
                 catalogue.tools.insert(name.clone(), tool);
             }
         }
@@ -183,6 +198,23 @@ impl Catalogue {
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
+}
+
+/// The most tools that each provider may have so that all together are at most [`TOOLS_MAX`]: whoever wants less leaves the rest to
+/// the others, and one that offers hundreds takes the place of none (max-min fairness).
+fn share(wanted: impl Iterator<Item = usize> + Clone) -> usize {
+    let fits = |share: &usize| wanted.clone().map(|count| count.min(*share)).sum::<usize>() <= TOOLS_MAX;
+    // True up to the share, false beyond: found in ten steps.
+    let (mut low, mut high) = (0, TOOLS_MAX);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(&middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
 }
 
 #[cfg(test)]
@@ -240,12 +272,28 @@ mod tests {
     }
 
     #[test]
-    fn as_many_tools_as_fit_into_a_record_are_offered() {
-        let names: Vec<String> = (0..TOOLS_MAX).map(|n| format!("t{n}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let members = [member(Origin::Builtin, &names), member(Origin::Settings(tool("x")), &["x"])];
-        let catalogue = Catalogue::fold(&members, &[]);
-        assert_eq!(catalogue.decls().len(), TOOLS_MAX);
-        assert_eq!(catalogue.left_out()[0].why, WhyLeftOut::TooMany);
+    fn one_provider_with_hundreds_of_tools_takes_the_place_of_no_other() {
+        let names: Vec<String> = (0..2 * TOOLS_MAX).map(|n| format!("t{n:04}")).collect();
+        let many = |from: usize, count: usize| names[from..from + count].iter().map(String::as_str).collect::<Vec<_>>();
+        let server = |name: &str, tools: &[&str]| member(Origin::Server(name.parse().unwrap()), tools);
+        let count = |catalogue: &Catalogue, from: usize, count: usize| {
+            many(from, count).iter().filter(|name| catalogue.get(&tool(name)).is_some()).count()
+        };
+        let big = server("a", &many(0, 560));
+        let catalogue = Catalogue::fold(
+            &[big.clone(), server("b", &many(600, 10)), member(Origin::Settings(tool("x")), &["x"])],
+            &[],
+        );
+        assert_eq!(
+            (catalogue.decls().len(), count(&catalogue, 0, 560), count(&catalogue, 600, 10)),
+            (TOOLS_MAX, 501, 10)
+        );
+        assert!(catalogue.get(&tool("x")).is_some());
+        assert_eq!((catalogue.left_out().len(), &catalogue.left_out()[0].why), (59, &WhyLeftOut::TooMany(501)));
+        let told = catalogue.left_out()[0].to_string();
+        assert!(told.contains("at most 512 tools, and 501 of mcp_servers.a") && told.contains("expose"), "{told}");
+        // Two that want all of it have half each, whatever the third is.
+        let catalogue = Catalogue::fold(&[big, server("c", &many(600, 400))], &[]);
+        assert_eq!((count(&catalogue, 0, 560), count(&catalogue, 600, 400)), (256, 256));
     }
 }

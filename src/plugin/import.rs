@@ -364,6 +364,21 @@ fn bare(key: &str) -> String {
 }
 
 impl Import {
+    /// Leaves those out of which `refused`, given the section of one, has something to say. What it says may have values of the
+    /// file in it; where one looks like a token it is told without them.
+    pub fn leave_out(&mut self, refused: impl Fn(&str) -> Option<String>) {
+        for (name, server) in std::mem::take(&mut self.servers) {
+            match refused(&format!("[mcp_servers.{name}]\n{}\n", server.lines.join("\n"))) {
+                None => drop(self.servers.insert(name, server)),
+                Some(why) if why.split_whitespace().any(|word| is_token(word.trim_matches(['`', '"', '\'', ',']))) => {
+                    let why = "one of its values cannot be used, and looks like a secret: it is not shown";
+                    self.left_out.push((name.to_string(), why.to_owned()));
+                }
+                Some(why) => self.left_out.push((name.to_string(), why)),
+            }
+        }
+    }
+
     /// The sections for `sigil.toml`, but for servers that are there already.
     #[must_use]
     pub fn sections(&self, there: &BTreeSet<String>) -> String {

@@ -21,7 +21,7 @@ pub(super) fn import(client: &Client, file: &Path, write: bool, ui: Ui) -> Resul
     let from = file.display().to_string();
     let opened = std::fs::File::open(file);
     let opened = opened.map_err(|error| Failure::new(Exit::Usage, format!("reading {from}: {error}")))?;
-    let import = plugin::import(&read_all(&from, opened)?)
+    let mut import = plugin::import(&read_all(&from, opened)?)
         .map_err(|error| Failure::new(Exit::Usage, format!("{from}: {error}")))?;
     let path = home.join(FILE_NAME);
     let present = match std::fs::read_to_string(&path) {
@@ -29,6 +29,8 @@ pub(super) fn import(client: &Client, file: &Path, write: bool, ui: Ui) -> Resul
         read => read.map_err(|error| Failure::new(Exit::Failed, format!("reading {}: {error}", path.display())))?,
     };
     let there = servers_of(&present)?;
+    // One that an agent would not take is left out, and the others are not held up by it.
+    import.leave_out(|section| tried(section).err());
     let sections = import.sections(&there);
     let gap = if present.is_empty() || present.ends_with("\n\n") || sections.is_empty() {
         ""
@@ -39,7 +41,7 @@ pub(super) fn import(client: &Client, file: &Path, write: bool, ui: Ui) -> Resul
     };
     let whole = if sections.is_empty() { present } else { format!("{present}{gap}{sections}\n") };
     // Before a secret is kept or a file is touched: what would be written is what an agent takes.
-    tried(&whole)?;
+    tried(&whole).map_err(|why| Failure::new(Exit::Usage, format!("with these servers {why}")))?;
     let news: Vec<_> = import.servers.iter().filter(|(name, _)| !there.contains(name.as_str())).collect();
     if write && !news.is_empty() {
         check(home)?;
@@ -109,15 +111,15 @@ fn servers_of(text: &str) -> Result<BTreeSet<String>, Failure> {
     Ok(servers.into_iter().flat_map(|servers| servers.keys().cloned()).collect())
 }
 
-/// Looks if an agent would take a file.
-fn tried(text: &str) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::new(Exit::Failed, format!("making a directory to try it in: {error}"));
-    let home = tempfile::tempdir().map_err(failed)?;
-    std::fs::write(home.path().join(FILE_NAME), text).map_err(failed)?;
-    config::load(home.path(), &Overrides::default())
-        .map(|_| ())
-        .map_err(|error| Failure::new(Exit::Usage, format!("with these servers {error}")))
+/// Looks if an agent would take a file. The error is for people, and names the key.
+fn tried(text: &str) -> Result<(), String> {
+    let home =
+        tempfile::tempdir().map_err(|error| format!("it cannot be tried: making a directory for that: {error}"))?;
+    let path = home.path().join(FILE_NAME);
+    std::fs::write(&path, text).map_err(|error| format!("it cannot be tried: writing a file for that: {error}"))?;
+    // Where it was tried is nothing to anybody.
+    let of_path = |error: &dyn std::fmt::Display| error.to_string().replace(&*path.display().to_string(), FILE_NAME);
+    config::load(home.path(), &Overrides::default()).map(|_| ()).map_err(|error| of_path(&error))
 }
 
 /// Keeps a secret, unless another value has its name.

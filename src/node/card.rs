@@ -125,6 +125,12 @@ pub enum CardError {
         /// `arguments` or `results`.
         of: &'static str,
     },
+    /// A member of a schema has a name with something in it that people would not see, and a model would read.
+    #[error("the schema of its {of} names members with characters that nobody sees")]
+    HiddenName {
+        /// `arguments` or `results`.
+        of: &'static str,
+    },
     /// All of it is too much.
     #[error("all that is told of it has {bytes} bytes, more than {CARD_BYTES_MAX}")]
     TooLarge {
@@ -153,6 +159,7 @@ impl ToolDescription {
                 }
             }
         }
+        self.check_names()?;
         let about =
             serde_json::to_value(self.clone().shown()).map_err(|error| CardError::Unreadable(error.to_string()))?;
         let bytes = Bytes::from(sorted(&about).to_string());
@@ -178,7 +185,18 @@ impl ToolDescription {
         if read.v != VERSION {
             return Err(CardError::Unreadable(format!("its version is {}, and this program knows {VERSION}", read.v)));
         }
+        read.check_names()?;
         Ok(read.shown())
+    }
+
+    /// Names of members are what is sent, so that none of them can be changed.
+    fn check_names(&self) -> Result<(), CardError> {
+        let hidden = |schema: &Option<Value>| schema.as_ref().is_some_and(has_hidden_names);
+        match (hidden(&self.input_schema), hidden(&self.output_schema)) {
+            (true, _) => Err(CardError::HiddenName { of: "arguments" }),
+            (_, true) => Err(CardError::HiddenName { of: "results" }),
+            (false, false) => Ok(()),
+        }
     }
 
     fn shown(mut self) -> Self {
@@ -195,6 +213,14 @@ impl ToolDescription {
             show(value);
         }
         self
+    }
+}
+
+fn has_hidden_names(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => members.iter().any(|(name, value)| visible(name) != *name || has_hidden_names(value)),
+        Value::Array(items) => items.iter().any(has_hidden_names),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
@@ -259,6 +285,11 @@ mod tests {
     fn hidden_text_is_gone_from_a_schema_too() {
         let card = about(json!({"description": "x\u{e0041}y"})).card().unwrap();
         assert!(std::str::from_utf8(&card.bytes).unwrap().contains(r#""description":"xy""#));
+        // A name cannot be changed, so that such a tool is none.
+        let named = json!({ "properties": { "path\u{e0041}": {} } });
+        assert_eq!(about(named).card(), Err(CardError::HiddenName { of: "arguments" }));
+        let told = "{\"v\":1,\"name\":\"x\",\"hints\":{},\"provider\":{\"kind\":\"mcp\",\"name\":\"x\"},\"output_schema\":{\"a\u{200b}\":1}}";
+        assert_eq!(ToolDescription::read(told.as_bytes()), Err(CardError::HiddenName { of: "results" }));
         // A device that sends it all the same is read without it.
         let told = br#"{"v":1,"name":"x","title":"a\u200bb","hints":{},"provider":{"kind":"mcp","name":"x"}}"#;
         assert_eq!(ToolDescription::read(told).unwrap().title, "ab");

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -48,7 +49,8 @@ struct Call {
     killed: bool,
     /// Processes that the kernel had killed for want of memory before it began.
     starved: u64,
-    out: PathBuf,
+    /// The directory of its further results, if there is one.
+    out: Option<PathBuf>,
 }
 
 /// The whole of it.
@@ -75,15 +77,13 @@ fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Why> {
         .map_err(|error| format!("the filter of calls: {error}"))?;
     wire::tell(&agent, &Report::Ready).map_err(|error| format!("the agent is gone: {error}"))?;
     let mut calls = Vec::new();
-    let mut number = 0_u64;
     loop {
         let others = reap(&mut calls);
         end_those_that_have_ended(&mut calls);
         match next(&agent, &mut calls, others)? {
             Next::Order => match wire::receive::<4>(&agent) {
                 Ok((go, [stdin, stdout, stderr, control])) => {
-                    number += 1;
-                    begin(&go, [stdin, stdout, stderr], UnixStream::from(control), number, &mut calls);
+                    begin(&go, [stdin, stdout, stderr], UnixStream::from(control), &mut calls);
                 }
                 // The agent is gone, or has closed this container: the kernel ends the rest.
                 Err(_) => return Ok(()),
@@ -158,9 +158,10 @@ fn reap(calls: &mut [Call]) -> bool {
     }
 }
 
-fn begin(go: &Go, streams: [OwnedFd; 3], control: UnixStream, number: u64, calls: &mut Vec<Call>) {
-    let out = PathBuf::from(format!("{OUT_DIR}-{number}"));
-    match started(go, streams, &out) {
+fn begin(go: &Go, streams: [OwnedFd; 3], control: UnixStream, calls: &mut Vec<Call>) {
+    // Without it there are no files among its results, and nothing else is lacking.
+    let out = out_dir();
+    match started(go, streams, out.as_deref()) {
         Ok((tool, ends)) => {
             let starved = starved();
             let _ = wire::tell(&control, &Report::Ready);
@@ -172,14 +173,22 @@ fn begin(go: &Go, streams: [OwnedFd; 3], control: UnixStream, number: u64, calls
     }
 }
 
-fn started(go: &Go, streams: [OwnedFd; 3], out: &Path) -> Result<(Pid, OwnedFd), Why> {
-    // Without it there are no files among its results, and nothing else is lacking.
-    let made = DirBuilder::new().mode(0o700).create(out).is_ok();
+/// Makes a directory whose name nobody could know before: in a container for many calls another one would have made it, with
+/// what is no result of this call.
+fn out_dir() -> Option<PathBuf> {
+    let mut random = [0; 8];
+    File::open("/dev/urandom").ok()?.read_exact(&mut random).ok()?;
+    let out = PathBuf::from(format!("{OUT_DIR}-{:016x}", u64::from_ne_bytes(random)));
+    DirBuilder::new().mode(0o700).create(&out).ok()?;
+    Some(out)
+}
+
+fn started(go: &Go, streams: [OwnedFd; 3], out: Option<&Path>) -> Result<(Pid, OwnedFd), Why> {
     let mut command = tool(go, streams);
     // The image has an environment, which goes before what the agent gives.
     let given: Vec<&OsString> = go.env.iter().map(|(name, _)| name).collect();
     command.envs(std::env::vars_os().filter(|(name, _)| !given.contains(&name)));
-    if made {
+    if let Some(out) = out {
         command.env(wire::OUT_VARIABLE, out);
     }
     let child = command.process_group(0).spawn().map_err(|error| explain(&go.command, &error))?;
@@ -202,14 +211,16 @@ fn end_those_that_have_ended(calls: &mut Vec<Call>) {
             Exit::Signal(9) | Exit::Code(137) if !call.killed && starved() > call.starved => Exit::Memory,
             exit @ (Exit::Code(_) | Exit::Signal(_) | Exit::Memory) => exit,
         };
-        let files = files(&call.out);
+        let files = call.out.as_deref().map(files).unwrap_or_default();
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(|(_, file)| file.as_fd()).collect();
         let names = files.iter().map(|(name, _)| name.clone()).collect();
         if !files.is_empty() {
             let _ = wire::tell_with(&call.control, &Report::Files(names), &fds);
         }
         let _ = wire::tell(&call.control, &Report::Ended { exit, left });
-        let _ = remove::tree(&call.out);
+        if let Some(out) = &call.out {
+            let _ = remove::tree(out);
+        }
         false
     });
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::devices::{Named, is_online, resolve};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
-use crate::mesh::clock::rfc3339;
+use crate::mesh::clock::{now, rfc3339};
 use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, ForNode, MeshError, ResultBody};
 use crate::status::{ErrorCode, OpError};
 
@@ -216,7 +216,22 @@ pub async fn read(
             if here { tokio::fs::read(mesh.blobs().path(*hash)).await.ok().map(Bytes::from) } else { None };
         reading.is_gone = mesh.payloads().is_gone(reading.record(), &reading.record().output);
     }
+    if !wait.is_zero() {
+        check_again(mesh, who)?;
+    }
     Ok(reading)
+}
+
+/// What was shown when something was asked has to count still when it is answered, however long that waited.
+///
+/// # Errors
+/// [`ErrorCode::Unauthorized`].
+fn check_again(mesh: &MeshHandle, who: &Identity) -> Result<(), OpError> {
+    if who.still_counts(&mesh.view(), now().wall_ms) {
+        return Ok(());
+    }
+    Err(OpError::new(ErrorCode::Unauthorized, "what this was asked with does not count any more")
+        .hint("sign in again, or show another token"))
 }
 
 async fn wait_for(
@@ -385,6 +400,7 @@ pub async fn part(
     };
     let payload = part.payload.as_ref().unwrap_or(&record.output);
     let body = mesh.payloads().result(record, payload, wait).await?;
+    check_again(mesh, who)?;
     Ok(PartRead { media_type: part.media_type.clone(), name: part.name.clone(), body })
 }
 

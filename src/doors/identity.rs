@@ -62,6 +62,8 @@ pub enum Budget {
     Login(Hash),
     /// All that come with this session.
     Session(String),
+    /// All clients on the socket that ask for the same.
+    Client(Principal),
 }
 
 impl Identity {
@@ -130,6 +132,15 @@ impl Identity {
             Self::Token(shown) => Some(Budget::Token(shown.id.clone())),
             Self::Login(login) => Some(Budget::Login(login.hash)),
             Self::Session(session) => Some(Budget::Session(session.id.clone())),
+        }
+    }
+
+    /// The same of who holds places of a door. Clients have one too: whoever sits here is not kept out by an agent of hers.
+    #[must_use]
+    pub fn seats(&self) -> Option<Budget> {
+        match self {
+            Self::Client(holder) => Some(Budget::Client((**holder).clone())),
+            Self::Socket | Self::Token(_) | Self::Login(_) | Self::Session(_) => self.budget(),
         }
     }
 

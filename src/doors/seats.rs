@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::Budget;
 
-/// One part of so many of all places is what a token or login has for itself.
-const SHARE: usize = 4;
+/// One part of so many of all places is what each caller that shares a budget has for itself.
+const SHARE: usize = 16;
 
 /// The places of a door.
 #[derive(Debug)]
@@ -65,8 +65,9 @@ impl Seats {
     }
 
     /// Gives a new connection a place. When all are taken, it gets that of the connection that has waited longest for a
-    /// request, of those first that never proved who they are. While each of them is being answered, that of the token or login that has
-    /// most, if it has more than a [`SHARE`]th of all; else it waits.
+    /// request, of those first that never proved who they are. While each of them is being answered, that of the oldest which has
+    /// not proven who it is, or of the token, login, session or client that has most, if it has more than a [`SHARE`]th of all; else it
+    /// waits.
     ///
     /// # Cancel safety
     /// No place is lost.
@@ -85,7 +86,9 @@ impl Seats {
         if taken.by_number.len() >= self.max {
             let waiting = taken.by_number.iter().filter(|(_, taker)| taker.answers == 0);
             let first = waiting.min_by_key(|(_, taker)| (taker.proven, taker.turn)).map(|(number, _)| *number);
-            let number = first.or_else(|| taken.oldest_of_most(self.max / SHARE))?;
+            let unproven = taken.by_number.iter().filter(|(_, taker)| !taker.proven);
+            let unproven = unproven.min_by_key(|(_, taker)| taker.turn).map(|(number, _)| *number);
+            let number = first.or(unproven).or_else(|| taken.oldest_of_most((self.max / SHARE).max(2)))?;
             if let Some(taker) = taken.by_number.remove(&number) {
                 taker.lost.cancel();
             }
@@ -224,6 +227,8 @@ mod tests {
         assert_eq!(taken.iter().map(is_lost).collect::<Vec<_>>(), [false, false, true, true]);
         // The end of one that has lost its place frees nothing.
         taken.truncate(2);
+        taken[1].mark().prove(None);
+        next.mark().prove(None);
         let busy = [taken[0].mark().answer(), newcomer.mark().answer(), next.mark().answer()];
         assert!(seats.try_take().is_none(), "all four are being answered");
         drop(answering);
@@ -231,6 +236,16 @@ mod tests {
         assert!(is_lost(&taken[1]));
         drop(busy);
         assert_eq!(seats.lock().by_number.len(), 3);
+    }
+
+    #[test]
+    fn a_request_that_proves_nothing_keeps_no_place_for_long() {
+        let seats = Seats::new(2);
+        let [half, known] = [(), ()].map(|()| seats.try_take().unwrap());
+        known.mark().prove(None);
+        let under_way = [half.mark().answer(), known.mark().answer()];
+        assert!(seats.try_take().is_some() && half.lost.is_cancelled() && !known.lost.is_cancelled());
+        drop(under_way);
     }
 
     #[test]

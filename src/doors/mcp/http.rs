@@ -146,12 +146,14 @@ fn principal_of(app: &App, who: &Identity) -> Result<Principal, OpError> {
 fn cancelled(app: &App, who: &Identity, headers: &HeaderMap, params: Option<&RawValue>) {
     let params: Option<CancelledParams> = params.and_then(|params| serde_json::from_str(params.get()).ok());
     if let (Some(params), Ok(principal)) = (params, principal_of(app, who)) {
-        app.mcp.cancel(&under_way(&principal, &session_of(headers), &params.request));
+        app.mcp.cancel(&under_way(who, &principal, &session_of(headers), &params.request));
     }
 }
 
-fn under_way(principal: &Principal, session: &str, id: &Value) -> String {
-    format!("{principal} {session} {id}")
+/// The name of a request under way. With the token: one that is narrowed takes back nothing of another of the same holder.
+fn under_way(who: &Identity, principal: &Principal, session: &str, id: &Value) -> String {
+    let token = who.token().map(|token| token.id.to_string()).unwrap_or_default();
+    format!("{principal} {token} {session} {id}")
 }
 
 fn refused(error: &RpcError, era: Era, id: Option<&Value>) -> Response {
@@ -289,7 +291,7 @@ impl Visit {
             .map_err(|error| RpcError::invalid_params(format!("the parameters: {error}")))?;
         let ended =
             |it: Map<String, Value>| document(StatusCode::OK, result(&asking.id, self.era, it, Fresh::No).to_string());
-        let under_way = self.app.mcp.begin(under_way(&self.principal, &self.session, &asking.id));
+        let under_way = self.app.mcp.begin(under_way(&self.who, &self.principal, &self.session, &asking.id));
         let began = match self.begin(&params, under_way).await {
             Ok(Began::Running(running)) => running,
             Ok(Began::Over(result)) => return Ok(ended(result)),

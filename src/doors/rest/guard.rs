@@ -88,7 +88,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Result<Response,
     });
     if let Some(identity) = identified? {
         if let Some(seat) = request.extensions().get::<SeatMark>() {
-            seat.prove(identity.budget());
+            seat.prove(identity.seats());
         }
         request.extensions_mut().insert(identity);
     }

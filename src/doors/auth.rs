@@ -14,6 +14,7 @@ use mesh_core::policy::{AgentName, Person, Principal, Verdict};
 use crate::doors::app::Context;
 use crate::doors::identity::{Identity, Login};
 use crate::doors::listen::Arrival;
+use crate::doors::other_end::OtherEnd;
 use crate::doors::sessions::{self, Sessions};
 use crate::doors::tokens::Shown;
 use crate::mesh::clock::now;
@@ -50,7 +51,8 @@ fn check_site(request: &Request, hosts: &[impl AsRef<str>], port: u16) -> Result
     let absolute = request.uri().authority().is_none_or(|authority| names_us(authority.as_str(), hosts, port));
     if !absolute || named.next().is_some() || !host.is_some_and(|host| names_us(host, hosts, port)) {
         let names: Vec<&str> = hosts.iter().map(AsRef::as_ref).collect();
-        let use_ = names.last().copied().unwrap_or_default();
+        let plain = |name: &&&str| name.parse::<std::net::Ipv4Addr>().is_ok();
+        let use_ = names.iter().find(plain).or(names.last()).copied().unwrap_or_default();
         return Err(OpError::new(ErrorCode::WrongHost, format!("this door answers as {} only", names.join(" or ")))
             .hint(format!("use http://{use_}:{port}")));
     }
@@ -110,9 +112,9 @@ pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
 ///
 /// # Errors
 /// It changes something, and the page did not send along what only it knows.
-fn session(sessions: &Sessions, request: &Request, view: &View) -> Result<Option<Identity>, OpError> {
+fn session(sessions: &Sessions, request: &Request, from: &OtherEnd, view: &View) -> Result<Option<Identity>, OpError> {
     let Some(cookie) = cookie(request.headers()) else { return Ok(None) };
-    let Some(session) = sessions.find(cookie, view, now().wall_ms) else { return Ok(None) };
+    let Some(session) = sessions.find(cookie, from.user(), view, now().wall_ms) else { return Ok(None) };
     let shown = request.headers().get(CSRF).map(axum::http::HeaderValue::as_bytes);
     if changes(request.method()) && !shown.is_some_and(|shown| sessions::is_csrf_of(cookie, shown)) {
         return Err(OpError::new(
@@ -151,7 +153,7 @@ pub(super) fn identify(
     found: &mut Option<Arc<Shown>>,
 ) -> Result<Option<Identity>, OpError> {
     let Context { mesh, tokens, sessions, .. } = context;
-    let mut at_page = false;
+    let mut at_page = None;
     let node = match request.extensions().get::<Arrival>() {
         Some(Arrival::Socket { owner: true }) if request.uri().path() == MCP => {
             return client(request.headers(), &mesh.view()).map(Some);
@@ -163,10 +165,10 @@ pub(super) fn identify(
             return Err(OpError::new(ErrorCode::Denied, "this socket serves only the user that the agent runs as")
                 .hint("run the command as that user"));
         }
-        Some(Arrival::Http { port }) => {
+        Some(Arrival::Http { port, from }) => {
             let page = sessions.host();
-            at_page = is_at(request, &page, *port);
-            if at_page {
+            at_page = is_at(request, &page, *port).then_some(from);
+            if at_page.is_some() {
                 check_site(request, &[page], *port)?;
             } else {
                 check_site(request, &LOOPBACK, *port)?;
@@ -186,7 +188,10 @@ pub(super) fn identify(
     let view = mesh.view();
     // Under another name than its own the page has no session: a cookie of `127.0.0.1` is one of every service of this machine.
     // Nor has an MCP client one: whoever is signed in here is a person.
-    let session = if at_page && path != MCP { session(sessions, request, &view)? } else { None };
+    let session = match at_page {
+        Some(from) if path != MCP => session(sessions, request, from, &view)?,
+        Some(_) | None => None,
+    };
     let identity = match bearer(request.headers()) {
         Some(text) if let Some(shown) = tokens.find(text, &view.rights, &view.me, now().wall_ms) => {
             *found = Some(shown.clone());
@@ -203,7 +208,7 @@ pub(super) fn identify(
                 "this token is not known here, revoked or expired, or nobody may ask for its holder at this device";
             let (detail, hint) = match shown {
                 Some(_) => (unknown, TOKEN_HINT),
-                None if at_page => ("nobody is signed in here", "run `sigil ui` on this device"),
+                None if at_page.is_some() => ("nobody is signed in here", "run `sigil ui` on this device"),
                 None => ("the request carries no token", TOKEN_HINT),
             };
             return Err(OpError::new(ErrorCode::Unauthorized, detail).hint(hint));

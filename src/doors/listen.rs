@@ -1,7 +1,7 @@
 //! Listeners: the unix socket and loopback HTTP, with limits on connections, headers and idle time.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::other_end::OtherEnd;
 use super::seats::{Seat, Seats};
 use crate::mesh::tailnet::Identity;
 use crate::tasks::TaskGroup;
@@ -99,6 +100,8 @@ pub enum Arrival {
     Http {
         /// Port of the listener, for the host check.
         port: u16,
+        /// Whoever is at the other end.
+        from: Arc<OtherEnd>,
     },
     /// HTTP on the tailnet.
     Tailnet(Arc<Visit>),
@@ -117,6 +120,8 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Listeners {
     tcp: TcpListener,
+    /// The same port at the other loopback address, which `localhost` and all names below it mean as well.
+    tcp6: Option<TcpListener>,
     unix: UnixListener,
     bound: Bound,
 }
@@ -138,8 +143,9 @@ impl Listeners {
             }
         })?;
         let http = tcp.local_addr().map_err(|source| ListenError::Http { address: http_addr, source })?;
+        let tcp6 = bind_other(http).await?;
         let unix = bind_socket(unix_path).await?;
-        Ok(Self { tcp, unix, bound: Bound { socket: unix_path.to_owned(), http } })
+        Ok(Self { tcp, tcp6, unix, bound: Bound { socket: unix_path.to_owned(), http } })
     }
 
     /// Addresses of the doors.
@@ -152,22 +158,27 @@ impl Listeners {
     /// finished. Each request carries its [`Arrival`]. `socket_gone` tells that the file of the socket has vanished: then
     /// it is made anew, in a directory that is there.
     pub fn serve(self, routes: &Router, socket_gone: Arc<Notify>, tasks: &TaskGroup) {
-        let Self { tcp, mut unix, bound } = self;
-        let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
-        tasks.spawn(async move {
-            let seats = Seats::new(CONNECTIONS_MAX);
-            while let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await {
-                match accepted {
-                    Ok((stream, _)) => {
-                        // Answers are small and written at once; waiting for more bytes only costs time.
-                        let _ = stream.set_nodelay(true);
-                        let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
-                        group.spawn(connection(stream, Arrival::Http { port }, &router, group.stopping(), seat));
+        let Self { tcp, tcp6, mut unix, bound } = self;
+        let seats = Seats::new(CONNECTIONS_MAX);
+        for tcp in std::iter::once(tcp).chain(tcp6) {
+            let (stop, group, router, port) = (tasks.stopping(), tasks.clone(), routes.clone(), bound.http.port());
+            let seats = seats.clone();
+            tasks.spawn(async move {
+                while let Some(accepted) = stop.run_until_cancelled(tcp.accept()).await {
+                    match accepted {
+                        Ok((stream, theirs)) => {
+                            // Answers are small and written at once; waiting for more bytes only costs time.
+                            let _ = stream.set_nodelay(true);
+                            let Some(seat) = stop.run_until_cancelled(seats.take()).await else { break };
+                            let Ok(ours) = stream.local_addr() else { continue };
+                            let arrival = Arrival::Http { port, from: Arc::new(OtherEnd::new(ours, theirs)) };
+                            group.spawn(connection(stream, arrival, &router, group.stopping(), seat));
+                        }
+                        Err(error) => pause(&error).await,
                     }
-                    Err(error) => pause(&error).await,
                 }
-            }
-        });
+            });
+        }
         let (stop, group, router) = (tasks.stopping(), tasks.clone(), routes.clone());
         tasks.spawn(async move {
             let seats = Seats::new(CONNECTIONS_MAX);
@@ -197,6 +208,23 @@ impl Listeners {
             // A file that stays behind does no harm: the next start replaces it.
             let _ = std::fs::remove_file(bound.socket);
         });
+    }
+}
+
+/// Opens the port of a door at the other loopback address: `localhost` and `NAME.localhost` mean both, and a browser tries `[::1]`
+/// first, where any other user could listen otherwise and be taken for us. Without IPv6 there is nobody to be taken for us.
+async fn bind_other(http: SocketAddr) -> Result<Option<TcpListener>, ListenError> {
+    let address = match http.ip() {
+        IpAddr::V4(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, http.port())),
+        IpAddr::V6(_) => return Ok(None),
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::PortInUse(address)),
+        Err(error) => {
+            tracing::debug!(%error, "there is no IPv6 loopback");
+            Ok(None)
+        }
     }
 }
 

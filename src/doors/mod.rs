@@ -12,6 +12,7 @@ pub mod log_ring;
 #[cfg(feature = "mcp")]
 pub(crate) mod mcp;
 pub mod ops;
+pub mod other_end;
 #[cfg(feature = "ui")]
 mod page;
 mod questions;

@@ -20,6 +20,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::other_end::User;
 use crate::mesh::bucket::{Bucket, Flow};
 use crate::platform;
 use crate::status::{ErrorCode, OpError};
@@ -154,6 +155,8 @@ struct CodeState {
 struct Open {
     session: Arc<Session>,
     user_agent: String,
+    /// The user of this machine that opened it, by its number; `None` where the system does not tell.
+    user: Option<u32>,
     used_ms: u64,
 }
 
@@ -170,6 +173,7 @@ struct WrittenSession {
     cookie_sha256: String,
     holder: String,
     user_agent: String,
+    user: Option<u32>,
     made_ms: u64,
     used_ms: u64,
 }
@@ -223,7 +227,7 @@ impl Sessions {
         Ok((format!("{head}-{tail}"), ends_ms))
     }
 
-    /// Opens a session for `holder`. The code is used up.
+    /// Opens a session for `holder`, which is served to the user of this machine that opens it and to no other. The code is used up.
     ///
     /// # Errors
     /// [`ErrorCode::SignInUnknown`], [`ErrorCode::SignInUsed`] or [`ErrorCode::SignInExpired`]; [`ErrorCode::RateLimited`] after too
@@ -233,6 +237,7 @@ impl Sessions {
         code: &str,
         holder: Principal,
         user_agent: &str,
+        user: User,
         (now, now_ms): (Instant, u64),
     ) -> Result<SignedIn, OpError> {
         let code: String = code.chars().filter(|c| !matches!(c, '-' | ' ')).collect::<String>().to_ascii_uppercase();
@@ -263,7 +268,7 @@ impl Sessions {
                 let session = Arc::new(Session { id, holder, made_ms: now_ms, over: CancellationToken::new() });
                 let user_agent = clipped(user_agent);
                 kept.make_room();
-                let opened = Open { session: session.clone(), user_agent, used_ms: now_ms };
+                let opened = Open { session: session.clone(), user_agent, user: user.number(), used_ms: now_ms };
                 kept.open.insert(hash, opened);
                 return Ok(SignedIn { session, cookie });
             }
@@ -274,12 +279,20 @@ impl Sessions {
         Err(OpError::new(refused.0, refused.1).hint(again))
     }
 
-    /// The session of a cookie, if it counts now. Its time begins anew.
+    /// The session of a cookie, if it counts now and it is shown by the user who has opened it. Its time begins anew.
     #[must_use]
-    pub fn find(&self, cookie: &str, view: &View, now_ms: u64) -> Option<Arc<Session>> {
+    pub fn find(&self, cookie: &str, user: User, view: &View, now_ms: u64) -> Option<Arc<Session>> {
         let shown = Hash::of(cookie.as_bytes());
         let mut kept = self.lock();
         let open = kept.open.get_mut(&shown)?;
+        if !user.may_be(open.user) {
+            tracing::warn!(
+                session = open.session.id,
+                ?user,
+                "a session of the page was shown by another user of this machine"
+            );
+            return None;
+        }
         let ends_ms = open.ends_ms(view);
         if ends_ms <= now_ms || !open.session.still_counts(view) {
             open.session.over.cancel();
@@ -362,12 +375,12 @@ impl Open {
     }
 
     fn read(written: WrittenSession) -> Option<(Hash, Self)> {
-        let WrittenSession { cookie_sha256, holder, user_agent, made_ms, used_ms } = written;
+        let WrittenSession { cookie_sha256, holder, user_agent, user, made_ms, used_ms } = written;
         let hash = data_encoding::HEXLOWER.decode(cookie_sha256.as_bytes()).ok()?;
         let hash = Hash(hash.try_into().ok()?);
         let session =
             Session { id: id_of(hash), holder: holder.parse().ok()?, made_ms, over: CancellationToken::new() };
-        Some((hash, Self { session: Arc::new(session), user_agent: clipped(&user_agent), used_ms }))
+        Some((hash, Self { session: Arc::new(session), user_agent: clipped(&user_agent), user, used_ms }))
     }
 
     fn written(&self, hash: Hash) -> WrittenSession {
@@ -376,6 +389,7 @@ impl Open {
             cookie_sha256: data_encoding::HEXLOWER.encode(hash.as_bytes()),
             holder: holder.to_string(),
             user_agent: self.user_agent.clone(),
+            user: self.user,
             made_ms: *made_ms,
             used_ms: self.used_ms,
         }
@@ -450,8 +464,8 @@ mod tests {
         let (code, ends_ms) = sessions.code(NOW).unwrap();
         assert_eq!((code.len(), ends_ms), (11, NOW + 120_000));
         let typed = code.replace('-', " ").to_ascii_lowercase();
-        assert!(sessions.sign_in(&typed, owner(), "x", at(NOW)).is_ok());
-        let refused = |code: &str, ms| sessions.sign_in(code, owner(), "x", at(ms)).unwrap_err().code;
+        assert!(sessions.sign_in(&typed, owner(), "x", User::Untold, at(NOW)).is_ok());
+        let refused = |code: &str, ms| sessions.sign_in(code, owner(), "x", User::Untold, at(ms)).unwrap_err().code;
         assert_eq!(refused(&code, NOW), ErrorCode::SignInUsed);
         assert_eq!(refused("AAAAA-AAAAA", NOW), ErrorCode::SignInUnknown);
         let (late, _) = sessions.code(NOW).unwrap();
@@ -463,14 +477,14 @@ mod tests {
         let (_home, sessions) = sessions();
         let (code, _) = sessions.code(NOW).unwrap();
         for _ in 0..10 {
-            let error = sessions.sign_in("wrong", owner(), "", (Instant::now(), NOW)).unwrap_err();
+            let error = sessions.sign_in("wrong", owner(), "", User::Untold, (Instant::now(), NOW)).unwrap_err();
             assert_eq!(error.code, ErrorCode::SignInUnknown);
         }
-        let error = sessions.sign_in(&code, owner(), "", (Instant::now(), NOW)).unwrap_err();
+        let error = sessions.sign_in(&code, owner(), "", User::Untold, (Instant::now(), NOW)).unwrap_err();
         assert_eq!(error.code, ErrorCode::RateLimited);
         assert_eq!(error.retry_after.unwrap(), Duration::from_secs(6));
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(sessions.sign_in(&code, owner(), "", (Instant::now(), NOW)).is_ok());
+        assert!(sessions.sign_in(&code, owner(), "", User::Untold, (Instant::now(), NOW)).is_ok());
     }
 
     #[tokio::test]
@@ -478,7 +492,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let (home, sessions) = sessions();
         let (code, _) = sessions.code(NOW).unwrap();
-        let opened = sessions.sign_in(&code, owner(), &"a".repeat(900), (Instant::now(), NOW)).unwrap();
+        let opened = sessions.sign_in(&code, owner(), &"a".repeat(900), User::Untold, (Instant::now(), NOW)).unwrap();
         sessions.save(true, NOW).unwrap();
         let file = home.path().join(FILE);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

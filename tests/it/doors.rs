@@ -128,3 +128,66 @@ fn events_come_as_they_happen_and_can_be_resumed() {
     let (_, again) = listen(&format!("Last-Event-ID: {run}-{before}\r\n"), &first);
     assert_eq!(again, event, "a client that resumes gets what it missed");
 }
+
+/// A request over loopback HTTP by a process of another user: its status.
+fn as_nobody(host: &str, address: &str, port: u16, cookie: &str) -> Option<String> {
+    use std::os::unix::process::CommandExt as _;
+    let script = "import socket,sys\n\
+        s=socket.create_connection((sys.argv[1],int(sys.argv[2])))\n\
+        s.sendall(('GET /api/v1/status HTTP/1.1\\r\\nHost: %s\\r\\nCookie: sigil_session=%s\\r\\n\\r\\n'%(sys.argv[3],sys.argv[4])).encode())\n\
+        print(s.recv(12).decode()[9:12],end='')";
+    let mut python = std::process::Command::new("python3");
+    python.args(["-I", "-c", script, address, &port.to_string(), host, cookie]).uid(65534).gid(65534);
+    let said = python.output().ok()?;
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).ok()
+}
+
+#[test]
+fn nobody_else_is_taken_for_the_door_and_a_session_is_its_users_alone() {
+    let home = Home::new("attic").started();
+    let port = home.http_port;
+    // Browsers take the page's name for `[::1]` first: whoever listened there would be given the code.
+    let ipv6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+    if ipv6 {
+        assert!(std::net::TcpListener::bind(("::1", port)).is_err(), "the port is ours at both addresses");
+        let refused = home.ask_http("evil.example", "GET", "/api/v1/status", &[]).json();
+        assert!(text(&refused, "hint").contains(&format!("http://127.0.0.1:{port}")), "{refused}");
+        // One that somebody else has there already is no port for us.
+        let other = Home::new("cellar");
+        let _squatter = std::net::TcpListener::bind(("::1", other.http_port)).expect("it is free");
+        let up = other.cli(&["up", "--http-port", &other.http_port.to_string()]);
+        assert!(up.code != 0 && up.stderr.contains("in use by another program"), "{up:?}");
+    }
+    let code = home.post("ui/codes", &json!({})).expect(201);
+    let host = text(&code, "page").trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let body = json!({ "code": code["code"] }).to_string();
+    let signed_in = testbed::http::ask_tcp(
+        port,
+        &host,
+        &testbed::http::Request {
+            method: "POST",
+            path: "/api/v1/session",
+            headers: &[("Content-Type", "application/json")],
+            body: body.as_bytes(),
+        },
+        PATIENCE,
+    )
+    .expect("it answers");
+    assert_eq!(signed_in.status, 200);
+    let cookie = signed_in.header("set-cookie").expect("a cookie");
+    let cookie = cookie.trim_start_matches("sigil_session=").split(';').next().expect("a value").to_owned();
+    let own = format!("sigil_session={cookie}");
+    assert_eq!(home.ask_http(&host, "GET", "/api/v1/status", &[("Cookie", &own)]).status, 200);
+    if !nix::unistd::geteuid().is_root() || !crate::mcp::python() {
+        return crate::harness::skip("a session of another user", "another user is played by root, with python3");
+    }
+    for address in ["127.0.0.1", "::1"].iter().take(if ipv6 { 2 } else { 1 }) {
+        assert_eq!(as_nobody(&host, address, port, &cookie).as_deref(), Some("401"), "{address}");
+    }
+    assert_eq!(
+        home.ask_http(&host, "GET", "/api/v1/status", &[("Cookie", &own)]).status,
+        200,
+        "it goes on for its own"
+    );
+}

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::doors::app::Context;
 use crate::doors::identity::Identity;
+use crate::doors::other_end::User;
 use crate::doors::sessions::{Session, SessionInfo, Sessions, SignedIn};
 use crate::mesh::clock::now;
 use crate::status::{ErrorCode, OpError};
@@ -39,9 +40,9 @@ pub fn code(context: &Context, who: &Identity) -> Result<(String, u64), OpError>
 ///
 /// # Errors
 /// See [`Sessions::sign_in`].
-pub async fn sign_in(context: &Context, code: &str, user_agent: &str) -> Result<SignedIn, OpError> {
+pub async fn sign_in(context: &Context, code: &str, user_agent: &str, user: User) -> Result<SignedIn, OpError> {
     let holder = sitter(context)?;
-    let signed_in = context.sessions.sign_in(code, holder, user_agent, (Instant::now(), now().wall_ms))?;
+    let signed_in = context.sessions.sign_in(code, holder, user_agent, user, (Instant::now(), now().wall_ms))?;
     save(context, true).await;
     Ok(signed_in)
 }

@@ -148,18 +148,20 @@ pub(super) struct SignIn {
 #[utoipa::path(post, path = "/api/v1/session", operation_id = "signIn", tag = "operation", security(()), request_body = SignIn,
     responses((status = 200, description = "The session", body = SessionAnswer)))]
 pub(super) async fn sign_in(State(app): AppState, request: Request<Body>) -> Result<Response, OpError> {
-    let at_page = match request.extensions().get::<Arrival>() {
-        Some(Arrival::Http { port }) => auth::is_at(&request, &app.context.sessions.host(), *port),
-        Some(Arrival::Socket { .. } | Arrival::Tailnet(_)) | None => false,
+    let from = match request.extensions().get::<Arrival>() {
+        Some(Arrival::Http { port, from }) if auth::is_at(&request, &app.context.sessions.host(), *port) => {
+            from.clone()
+        }
+        Some(Arrival::Socket { .. }) => {
+            let SignIn { code: SignInCode(_) } = body(request).await?;
+            return Err(elsewhere());
+        }
+        // Of whoever has proven nothing no body is read in vain: half a one would keep a place.
+        Some(Arrival::Http { .. } | Arrival::Tailnet(_)) | None => return Err(elsewhere()),
     };
     let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default().to_owned();
     let SignIn { code: SignInCode(code) } = body(request).await?;
-    if !at_page {
-        // Its name is not told: whoever sits here gets it from `sigil ui`.
-        return Err(OpError::new(ErrorCode::Denied, "nobody signs in under this name")
-            .hint("run `sigil ui` on this device, and open the page that it names"));
-    }
-    let signed_in = ops::sessions::sign_in(&app.context, &code, &agent).await?;
+    let signed_in = ops::sessions::sign_in(&app.context, &code, &agent, from.user()).await?;
     let now = app.context.sessions.list(&app.mesh().view(), crate::mesh::clock::now().wall_ms);
     let info = now.into_iter().find(|info| info.session == signed_in.session);
     let info = info.ok_or_else(|| OpError::new(ErrorCode::Internal, "the session ended at once"))?;
@@ -169,6 +171,12 @@ pub(super) async fn sign_in(State(app): AppState, request: Request<Body>) -> Res
         &format!("{}={}; {COOKIE_TERMS}; Max-Age={COOKIE_AGE}", sessions::COOKIE, signed_in.cookie),
     );
     Ok(response)
+}
+
+/// The page's name is not told: whoever sits here gets it from `sigil ui`.
+fn elsewhere() -> OpError {
+    OpError::new(ErrorCode::Denied, "nobody signs in under this name")
+        .hint("run `sigil ui` on this device, and open the page that it names")
 }
 
 fn set_cookie(response: &mut Response, text: &str) {

@@ -161,6 +161,24 @@ pub(super) fn of_call(job: &Job) -> [(String, String); 4] {
     ]
 }
 
+/// The environment that tells the program of an installed plugin where its files are.
+pub(super) fn of_plugin(folder: Option<&Path>) -> Option<(String, String)> {
+    folder.map(|folder| ("SIGIL_PLUGIN_DIR".to_owned(), folder.display().to_string()))
+}
+
+/// The program and its arguments. Of an installed plugin what names a file of its own is that, wherever it runs: the program if
+/// there is a `/` in it, and each argument of `command` that starts with `./`, as a script does that an interpreter is given.
+pub(super) fn words(program: &Program, folder: Option<&Path>) -> Option<(PathBuf, Vec<String>)> {
+    let (command, args) = program.command.split_first()?;
+    let Some(folder) = folder else { return Some((PathBuf::from(command), args.to_vec())) };
+    let command = if command.contains('/') { folder.join(command) } else { PathBuf::from(command) };
+    let of_plugin = |word: &String| match word.strip_prefix("./") {
+        Some(file) => folder.join(file).display().to_string(),
+        None => word.clone(),
+    };
+    Some((command, args.iter().map(of_plugin).collect()))
+}
+
 /// The program of a tool, and the environment that tells it for which call it runs.
 fn spec(
     program: &Program,
@@ -170,13 +188,10 @@ fn spec(
     mut env: BTreeMap<String, String>,
     job: &Job,
 ) -> Option<Spec> {
-    let (command, args) = program.command.split_first()?;
+    let (command, mut args) = words(program, folder)?;
     env.extend(of_call(job));
-    let command = match folder {
-        Some(folder) if command.contains('/') => folder.join(command),
-        Some(_) | None => PathBuf::from(command),
-    };
-    let args = args.iter().chain(&tool.args).cloned().collect();
+    env.extend(of_plugin(folder));
+    args.extend(tool.args.iter().cloned());
     Some(Spec { command, args, env, cwd: process.cwd.clone(), keep_running: process.keep_running })
 }
 

@@ -38,6 +38,7 @@ pub(super) fn sandbox(
         unix_sockets: process.unix_sockets,
         read,
         write: program.write.clone(),
+        allowed: program.allowed.clone(),
         limits: Limits {
             memory: program.memory_limit.map(plugin::MemoryLimit::bytes),
             file_size: Some(FILE_BYTES),

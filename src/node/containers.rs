@@ -2,6 +2,7 @@
 //! device: what it lacks it says, and what comes back it takes up.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -178,6 +179,15 @@ impl Shared {
                             self.lacks(&lack.to_string(), format!("`docker pull {}` fetches it", self.config.image));
                             Some(wait)
                         }
+                        Err(lack @ Lack::Other(_)) => {
+                            let name = &self.plugin.name;
+                            let flags = self.plugin.consents().iter().map(|it| format!(" --{it}")).collect::<String>();
+                            self.lacks(
+                                &lack.to_string(),
+                                format!("look at where it comes from; `sigil plugin allow {name}{flags}` takes it as it is now"),
+                            );
+                            None
+                        }
                         Err(Lack::Engine(error)) => {
                             self.be(State::Unhealthy { why: error.to_string() });
                             Some(wait)
@@ -275,6 +285,9 @@ pub(super) enum Lack {
     /// Its image, which is not to be fetched.
     #[error("the image {0} is not on this device, and its manifest says `pull: never`")]
     Image(Image),
+    /// The owner's word: what it was allowed was allowed another image of that name.
+    #[error("the image {0} is another one than when its plugin was allowed what it asks for")]
+    Other(Image),
     /// Help of the engine.
     #[error(transparent)]
     Engine(#[from] RuntimeError),
@@ -283,6 +296,35 @@ pub(super) enum Lack {
 /// Has an image here; fetches it where its manifest says so, and tells how far that is. `pulled`: it was fetched since the plugin
 /// was started.
 pub(super) async fn have_image(
+    runtime: &dyn Runtime,
+    config: &ContainerConfig,
+    pulled: &mut bool,
+    step: &mut (dyn FnMut(String) + Send),
+) -> Result<ImageFacts, Lack> {
+    let facts = some_image(runtime, config, pulled, step).await?;
+    let (pin, id) = (config.pin.clone(), facts.id.clone());
+    let seen = tokio::task::spawn_blocking(move || is_the_one(pin.as_deref(), &id)).await;
+    match seen.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(true) => Ok(facts),
+        Ok(false) => Err(Lack::Other(config.image.clone())),
+        Err(error) => Err(Lack::Engine(RuntimeError::NotStarted(format!("which image was allowed: {error}")))),
+    }
+}
+
+/// True if this image is the one that was run first since its plugin was allowed what it asks for, which it is from now on if
+/// there was none. Blocks.
+fn is_the_one(pin: Option<&Path>, id: &str) -> std::io::Result<bool> {
+    let Some(pin) = pin else { return Ok(true) };
+    match std::fs::read_to_string(pin) {
+        Ok(kept) => Ok(kept.trim() == id),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            crate::platform::replace_file(pin, id.as_bytes()).map(|()| true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn some_image(
     runtime: &dyn Runtime,
     config: &ContainerConfig,
     pulled: &mut bool,

@@ -66,12 +66,20 @@ const NOT_SO: &str = "its least level is a container, and it is a process";
 const NO_GRPC: &str = "plugins that speak gRPC are not run yet";
 
 impl Means {
-    fn provider(&self, plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Arc<dyn Provider> {
+    /// `before`: what it is to take the place of, if there is something.
+    fn provider(
+        &self,
+        plugin: &Plugin,
+        folder: Option<&Path>,
+        by: WrittenBy,
+        before: Option<&Arc<dyn Provider>>,
+    ) -> Arc<dyn Provider> {
         if Commands::runs(plugin) {
             return Arc::new(Commands::new(plugin.clone(), folder.map(Path::to_owned), self.starter.clone()));
         }
         if let Some(spec) = servers::spec(plugin, folder, by) {
-            return Arc::new(Hosted::start(spec, self.hosting.clone()));
+            let before = before.map(|before| before.offers().borrow().clone()).unwrap_or_default();
+            return Arc::new(Hosted::start(spec, self.hosting.clone(), &before));
         }
         if let Some(contained) = Contained::start(plugin, &self.containers) {
             return Arc::new(contained);
@@ -87,10 +95,10 @@ impl Means {
         Arc::new(Resting::stopped(plugin, why, fix))
     }
 
-    fn installed(&self, installed: &Installed) -> Arc<dyn Provider> {
+    fn installed(&self, installed: &Installed, before: Option<&Arc<dyn Provider>>) -> Arc<dyn Provider> {
         match installed.allowed() {
             None => Arc::new(Resting::waiting(installed)),
-            Some(plugin) => self.provider(plugin, Some(&installed.folder), WrittenBy::Others),
+            Some(plugin) => self.provider(plugin, Some(&installed.folder), WrittenBy::Others, before),
         }
     }
 }
@@ -156,8 +164,9 @@ impl Declared {
     #[must_use]
     pub fn with_plugins(&self, installed: &[Installed]) -> Self {
         let held = installed.iter().map(|of| {
-            let same = self.plugins.get(&of.name).filter(|held| held.of == *of).cloned();
-            let new = || Held { of: of.clone(), provider: self.means.installed(of) };
+            let before = self.plugins.get(&of.name);
+            let same = before.filter(|held| held.of == *of).cloned();
+            let new = || Held { of: of.clone(), provider: self.means.installed(of, before.map(|held| &held.provider)) };
             (of.name.clone(), same.unwrap_or_else(new))
         });
         Self { plugins: held.collect(), ..self.clone() }
@@ -189,8 +198,10 @@ impl Declared {
             (name.clone(), same.unwrap_or_else(new))
         });
         let servers = config.mcp_servers.iter().map(|(name, of)| {
-            let same = self.servers.get(name).filter(|held| held.of == *of).cloned();
-            let new = || Held { of: of.clone(), provider: self.means.provider(of, None, WrittenBy::Owner) };
+            let before = self.servers.get(name);
+            let same = before.filter(|held| held.of == *of).cloned();
+            let provider = || self.means.provider(of, None, WrittenBy::Owner, before.map(|held| &held.provider));
+            let new = || Held { of: of.clone(), provider: provider() };
             (name.clone(), same.unwrap_or_else(new))
         });
         Self { commands: commands.collect(), servers: servers.collect(), ..self.clone() }

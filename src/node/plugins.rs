@@ -3,7 +3,7 @@
 //! `<home>/plugins/NAME/` holds a folder for each version, called by its hash, and `record.json`, which names the one that counts
 //! and what its owner allows it. A version is written whole before the record names it, so that none is ever half of another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mesh::clock;
 use crate::platform;
-use crate::plugin::{self, Consent, FILE_NAME, MANIFEST_BYTES_MAX, ManifestError, Plugin, PluginName, Read};
+use crate::plugin::{self, Consent, FILE_NAME, MANIFEST_BYTES_MAX, ManifestError, Plugin, PluginName, Read, Runs};
 
 /// Files and folders of a plugin.
 const FILES_MAX: usize = 1_000;
@@ -33,6 +33,10 @@ const FOLDER_CHARS: usize = 16;
 const READABLE: u32 = 0o755;
 /// Name of the record.
 const RECORD: &str = "record.json";
+/// Name of the file of what was seen of its tools, if it is an MCP server: it goes when the plugin does.
+pub(super) const PINS: &str = "pins.json";
+/// Name of the file that says which image it was allowed.
+const IMAGE: &str = "image";
 
 /// The plugins of a home. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -51,6 +55,8 @@ pub struct Installed {
     pub hash: String,
     /// Wall time at which it was installed.
     pub installed_ms: u64,
+    /// Wall time of its owner's last word on what it may do.
+    pub allowed_ms: u64,
     /// What it is, or why that cannot be said.
     pub manifest: Result<Read, String>,
     /// What its owner has still to allow; empty: it may run.
@@ -136,6 +142,12 @@ struct Record {
     /// `process`, `host-network`.
     #[serde(default)]
     allowed: BTreeSet<String>,
+    /// Wall time of the last such word.
+    #[serde(default)]
+    allowed_ms: u64,
+    /// Where the paths that it asks for led when that was allowed.
+    #[serde(default)]
+    paths: BTreeMap<PathBuf, PathBuf>,
 }
 
 fn disk<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> PluginError + 'a {
@@ -249,6 +261,24 @@ fn copy_into(path: &Path, bytes: u64, mut take: impl FnMut(&[u8]) -> io::Result<
     Err(PluginError::Entry { path: path.to_owned(), why: "changed while it was read: try again" })
 }
 
+/// Paths that a plugin asks for.
+fn paths_of(plugin: &Plugin) -> impl Iterator<Item = &PathBuf> {
+    plugin.program().into_iter().flat_map(|program| program.read.iter().chain(&program.write))
+}
+
+/// Where these lead now.
+fn leads(plugin: &Plugin) -> Result<BTreeMap<PathBuf, PathBuf>, PluginError> {
+    let lead = |path: &PathBuf| match fs::canonicalize(path) {
+        Ok(real) => Ok((path.clone(), real)),
+        Err(source) => Err(PluginError::Disk {
+            doing: "looking for what it asks for, before it can be allowed:",
+            path: path.clone(),
+            source,
+        }),
+    };
+    paths_of(plugin).map(lead).collect()
+}
+
 impl Plugins {
     /// Those of a home.
     #[must_use]
@@ -263,7 +293,9 @@ impl Plugins {
     /// The folder cannot be a plugin, or the disk: then everything is as it was.
     pub fn install(&self, from: &Path, allowed: &BTreeSet<Consent>) -> Result<Installed, PluginError> {
         let Looked { read, hash, entries, .. } = look(from)?;
-        let name = read.plugin.name;
+        let manifest = read.plugin;
+        let name = manifest.name.clone();
+        let new_paths = allowed.contains(&Consent::HostData).then(|| leads(&manifest)).transpose()?;
         let home = self.dir.join(name.as_str());
         if !home.exists() && self.names()?.len() >= PLUGINS_MAX {
             return Err(PluginError::TooMany);
@@ -293,9 +325,14 @@ impl Plugins {
             let part = part.keep();
             fs::rename(&part, &folder).map_err(disk("moving into place", &folder))?;
         }
-        let kept = old.filter(|old| old.allowed_hash == hash).map(|old| old.allowed).unwrap_or_default();
+        let kept = old.filter(|old| old.allowed_hash == hash);
+        let (kept, old_paths) = kept.map(|old| (old.allowed, old.paths)).unwrap_or_default();
         let allowed = allowed.iter().map(ToString::to_string).chain(kept).collect();
-        let record = Record { hash: hash.clone(), installed_ms: clock::now().wall_ms, allowed_hash: hash, allowed };
+        let paths = new_paths.unwrap_or(old_paths);
+        let installed_ms = clock::now().wall_ms;
+        let record =
+            Record { hash: hash.clone(), installed_ms, allowed_hash: hash, allowed, allowed_ms: installed_ms, paths };
+        self.forget_image(&name)?;
         self.write(&name, &record)?;
         self.find(&name)
     }
@@ -314,6 +351,7 @@ impl Plugins {
                 name,
                 hash: String::new(),
                 installed_ms: 0,
+                allowed_ms: 0,
                 manifest: Err(error.to_string()),
                 lacking: BTreeSet::new(),
                 changed: false,
@@ -337,7 +375,24 @@ impl Plugins {
             Err(error) => (String::new(), Err(error.to_string())),
         };
         let asked = manifest.as_ref().map(|read| read.plugin.consents()).unwrap_or_default();
-        let given = |consent: &Consent| record.allowed_hash == hash && record.allowed.contains(&consent.to_string());
+        // A word about paths of which is not known where they led is none.
+        let asks = |plugin: &Plugin| paths_of(plugin).all(|path| record.paths.contains_key(path));
+        let knows_paths = manifest.as_ref().is_ok_and(|read| asks(&read.plugin));
+        let given = |consent: &Consent| {
+            record.allowed_hash == hash
+                && record.allowed.contains(&consent.to_string())
+                && (*consent != Consent::HostData || knows_paths)
+        };
+        let manifest = manifest.map(|mut read| {
+            let asks = !read.plugin.consents().is_empty();
+            if let Runs::Process(program, _) | Runs::Container(program, _) = &mut read.plugin.execution.runs {
+                program.allowed.clone_from(&record.paths);
+            }
+            if let Runs::Container(_, container) = &mut read.plugin.execution.runs {
+                container.pin = asks.then(|| self.dir.join(name.as_str()).join(IMAGE));
+            }
+            read
+        });
         let lacking = asked.into_iter().filter(|consent| !given(consent)).collect();
         let changed = hash != record.hash && record.allowed_hash != hash;
         Ok(Installed {
@@ -345,6 +400,7 @@ impl Plugins {
             folder,
             hash,
             installed_ms: record.installed_ms,
+            allowed_ms: record.allowed_ms,
             manifest,
             lacking,
             changed,
@@ -364,8 +420,13 @@ impl Plugins {
         if record.allowed_hash != found.hash {
             record.allowed.clear();
         }
+        if let (Ok(read), true) = (&found.manifest, allowed.contains(&Consent::HostData)) {
+            record.paths = leads(&read.plugin)?;
+        }
         record.allowed_hash = found.hash;
         record.allowed.extend(allowed.iter().map(ToString::to_string));
+        record.allowed_ms = clock::now().wall_ms;
+        self.forget_image(name)?;
         self.write(name, &record)?;
         self.find(name)
     }
@@ -391,7 +452,7 @@ impl Plugins {
             let kept = folder_of(&record.hash);
             for entry in fs::read_dir(self.dir.join(name.as_str())).into_iter().flatten().flatten() {
                 let file = entry.file_name();
-                if file != RECORD && file.to_str() != Some(kept) {
+                if file != RECORD && file != PINS && file != IMAGE && file.to_str() != Some(kept) {
                     // What cannot be removed does not disturb.
                     let _ = fs::remove_dir_all(entry.path());
                 }
@@ -446,6 +507,15 @@ impl Plugins {
             return Ok(record);
         }
         Err(disk("reading", &path)(io::Error::other("its hash is none")))
+    }
+
+    /// Whichever image is here now is what a word of the owner is about.
+    fn forget_image(&self, name: &PluginName) -> Result<(), PluginError> {
+        let path = self.dir.join(name.as_str()).join(IMAGE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk("removing", &path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn write(&self, name: &PluginName, record: &Record) -> Result<(), PluginError> {

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plugin::{Cancel, ContainerConfig, NetworkMode, Plugin, Program, Protocol, Runs};
+use crate::plugin::{Cancel, ContainerConfig, NetworkMode, Plugin, Program, Protocol, Runs, Value};
 use crate::runtime::sandbox::Sandbox;
 
-use super::confine;
 use super::mcp::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
+use super::plugins::PINS;
+use super::{commands, confine};
 
 /// Origin of a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +47,19 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
         },
         lazy: plugin.mcp.lazy,
         trusted_first_list: by == WrittenBy::Owner,
+        pins: folder.and_then(Path::parent).map(|plugin| plugin.join(PINS)),
         ..ServerSpec::new(plugin.name.as_str(), transport)
     })
 }
 
 fn pipes(program: &Program, folder: Option<&Path>, cwd: Option<PathBuf>, sandbox: Sandbox) -> Option<PipesSpec> {
-    let (command, args) = program.command.split_first()?;
-    let command = match folder {
-        Some(folder) if command.contains('/') => folder.join(command),
-        Some(_) | None => PathBuf::from(command),
-    };
-    Some(PipesSpec { command, args: args.to_vec(), env: program.env.clone(), cwd, sandbox })
+    let (command, args) = commands::words(program, folder)?;
+    let env = program
+        .env
+        .clone()
+        .into_iter()
+        .chain(commands::of_plugin(folder).map(|(name, folder)| (name, Value::Text(folder))));
+    Some(PipesSpec { command, args, env: env.collect(), cwd, sandbox })
 }
 
 #[cfg(test)]

@@ -335,13 +335,22 @@ impl Checker<'_> {
             .cpu_limit
             .as_ref()
             .map(|text| parse_cpu(text).ok_or_else(|| self.bad(&key("cpu_limit"), text, CPU_RULE)));
+        let (read, write) = (self.paths(&key("read"), &raw.read)?, self.paths(&key("write"), &raw.write)?);
+        // Whoever may write a directory may put another place under each name in it: on the next start that would be given.
+        let inner =
+            write.iter().chain(&read).find(|inner| write.iter().any(|of| *inner != of && inner.starts_with(of)));
+        if let Some(inner) = inner {
+            let allowed = "no path below one of `write`, which has it already";
+            return Err(self.bad(&key("write"), &inner.display().to_string(), allowed));
+        }
         Ok(Program {
             command: self.words(&key("command"), &raw.command)?,
             env: self.env(&raw.env)?,
             network,
             egress,
-            read: self.paths(&key("read"), &raw.read)?,
-            write: self.paths(&key("write"), &raw.write)?,
+            read,
+            write,
+            allowed: BTreeMap::new(),
             memory_limit: memory_limit.transpose()?.or(memory_default),
             cpu_limit: cpu_limit.transpose()?.or(cpu_default),
             pids_limit: self.number(&key("pids_limit"), raw.pids_limit.as_ref(), 1..=PIDS_MAX)?.or(Some(PIDS_DEFAULT)),
@@ -391,6 +400,7 @@ impl Checker<'_> {
         Ok(Container {
             image,
             pull: self.one_of(&key("pull"), raw.pull.as_ref(), Pull::Missing, &pulls)?,
+            pin: None,
             user,
             shm_size: self.size(&key("shm_size"), raw.shm_size.as_ref(), 0..=TMP_MAX)?.unwrap_or_default(),
             instance,

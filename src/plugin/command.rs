@@ -47,6 +47,7 @@ impl From<CommandTool> for Plugin {
             egress: Vec::new(),
             read: Vec::new(),
             write: Vec::new(),
+            allowed: BTreeMap::new(),
             memory_limit: None,
             cpu_limit: None,
             pids_limit: None,

@@ -15,6 +15,8 @@ pub struct ContainerConfig {
     pub image: Image,
     /// When that is fetched.
     pub pull: Pull,
+    /// The file that says which image may run: see [`Container`].
+    pub pin: Option<PathBuf>,
     /// Program and arguments in place of those of the image; empty: those of the image.
     pub command: Vec<String>,
     /// Its environment, which is given to the tool and not to the engine.
@@ -27,6 +29,8 @@ pub struct ContainerConfig {
     pub read: Vec<PathBuf>,
     /// Bound.
     pub write: Vec<PathBuf>,
+    /// Where these led when they were allowed: see [`Program`].
+    pub allowed: BTreeMap<PathBuf, PathBuf>,
     /// The user that it runs as.
     pub user: User,
     /// Bytes of memory.
@@ -60,18 +64,31 @@ impl ContainerConfig {
     /// It asks for none.
     pub fn from_manifest(plugin: &Plugin) -> Result<Self, NotAContainer> {
         let Runs::Container(program, container) = &plugin.execution.runs else { return Err(NotAContainer) };
-        let Program { command, env, network, egress, read, write, memory_limit, cpu_limit, pids_limit, tmp_size } =
-            program.clone();
-        let Container { image, pull, user, shm_size, instance: _, warm: _, idle: _ } = container.clone();
-        Ok(Self {
-            image,
-            pull,
+        let Program {
             command,
             env,
             network,
             egress,
             read,
             write,
+            allowed,
+            memory_limit,
+            cpu_limit,
+            pids_limit,
+            tmp_size,
+        } = program.clone();
+        let Container { image, pull, user, shm_size, pin, instance: _, warm: _, idle: _ } = container.clone();
+        Ok(Self {
+            image,
+            pull,
+            pin,
+            command,
+            env,
+            network,
+            egress,
+            read,
+            write,
+            allowed,
             user,
             memory_limit: memory_limit.unwrap_or(MemoryLimit::DEFAULT).bytes(),
             cpu_limit: cpu_limit.unwrap_or(CPU_DEFAULT),

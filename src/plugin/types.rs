@@ -112,6 +112,9 @@ pub struct Program {
     pub read: Vec<PathBuf>,
     /// Absolute paths that it may write.
     pub write: Vec<PathBuf>,
+    /// Where those of `read` and `write` led when the owner of this device allowed them: one that leads elsewhere now is not given.
+    /// Of those that its own settings name none is here.
+    pub allowed: BTreeMap<PathBuf, PathBuf>,
     /// Its memory; `None`: as much as there is.
     pub memory_limit: Option<MemoryLimit>,
     /// Its share of the cores, in thousandths; `None`: all.
@@ -140,6 +143,9 @@ pub struct Container {
     pub image: Image,
     /// When the image is fetched.
     pub pull: Pull,
+    /// The file that keeps which image was run first since the owner of this device allowed what is asked for: another one of its
+    /// name waits for another word. `None` where nothing was to be allowed, and of the owner's own settings.
+    pub pin: Option<PathBuf>,
     /// The user that it runs as.
     pub user: User,
     /// Bytes of shared memory; 0: none.
@@ -400,7 +406,8 @@ impl Plugin {
         if self.tier() == Some(Tier::Process) {
             consents.insert(Consent::Process);
         }
-        if self.program().is_some_and(|program| program.network == NetworkMode::Host) {
+        // What is at an address is asked by the agent, from where it is.
+        if self.program().is_none_or(|program| program.network == NetworkMode::Host) {
             consents.insert(Consent::HostNetwork);
         }
         let reaches_out = self.program().is_some_and(|program| !program.read.is_empty() || !program.write.is_empty());

@@ -1,5 +1,6 @@
 //! The sandbox of a tool: what is asked for, what this device offers, and what becomes of the two.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub struct Sandbox {
     pub read: Vec<PathBuf>,
     /// What it may read and write, beside its private directory.
     pub write: Vec<PathBuf>,
+    /// Where those of `read` and `write` led when they were allowed. One that leads elsewhere is not given.
+    pub allowed: BTreeMap<PathBuf, PathBuf>,
     /// Bounds of each run.
     pub limits: Limits,
     /// Whom it runs as, from [`Level::Guarded`] on, where the agent is root.
@@ -36,6 +39,7 @@ impl Sandbox {
         unix_sockets: true,
         read: Vec::new(),
         write: Vec::new(),
+        allowed: BTreeMap::new(),
         limits: Limits::FREE,
         user: User::NOBODY,
     };
@@ -71,6 +75,9 @@ impl Sandbox {
         if level < self.least {
             let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
             return Err(format!("it is to run at the level {} at least, and here is {level}{why}", self.least));
+        }
+        for path in self.read.iter().chain(&self.write).filter(|path| self.allowed.contains_key(*path)) {
+            super::led_to(path, &self.allowed)?;
         }
         if let Some(path) = self.in_home(home) {
             let path = path.display();

@@ -219,3 +219,49 @@ fn the_servers_of_another_client_are_taken_over_with_their_tokens_as_secrets() {
     let status = hub.status()["warnings"].to_string();
     assert!(!status.contains("not allowed") && !status.contains("unknown key"), "{status}");
 }
+
+#[test]
+fn what_was_allowed_is_the_place_and_not_its_name() {
+    let home = Home::new("attic").started();
+    // What lies in the home is for no tool at all.
+    let outside = tempfile::tempdir().expect("it is made");
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let place = outside.path().join("given");
+    let (inner, secret) = (place.join("by-year/out"), outside.path().join("elsewhere"));
+    fs::create_dir_all(&inner).expect("it is made");
+    fs::create_dir_all(&secret).expect("it is made");
+    fs::write(secret.join("key"), "hunter2").expect("it is written");
+    let run = |dir: &PathBuf, write: &str| {
+        let dir = dir.to_str().expect("text").to_owned();
+        let manifest = fs::read_to_string(home.path("from/plugin.yaml")).expect("it is there");
+        fs::write(home.path("from/plugin.yaml"), manifest.replace("WRITE", write)).expect("it is written");
+        home.cli(&["plugin", "install", &dir, "--allow", "process,host-data"])
+    };
+    let script = "cat \"$1/key\" 2>/dev/null; ls \"$1\"; echo done";
+    // A directory that may be written, and a place in it: what writes the one decides what the other's name means.
+    let dir = folder(&home, script, "  write: WRITE\n");
+    let nested = run(&dir, &format!("[{}, {}]", place.display(), inner.display()));
+    assert!(nested.code != 0 && nested.stderr.contains("which has it already"), "{nested:?}");
+    // The same by a link that comes later, from whoever may write above it.
+    let dir = folder(&home, &script.replace("$1", &inner.display().to_string()), "  write: WRITE\n");
+    let one = run(&dir, &format!("[{}]", inner.display()));
+    assert_eq!(one.code, 0, "{one:?}");
+    wait_state(&home, "ready");
+    let call = || {
+        let id = text(&home.post("calls", &json!({ "node": "attic", "tool": "lamp.on", "ttl_s": 60 })).json(), "id")
+            .to_owned();
+        home.wait_confirmed(&id, PATIENCE)
+    };
+    let ran = call();
+    assert_eq!(text(&ran, "state"), "done", "{ran}");
+    fs::rename(place.join("by-year"), place.join("old")).expect("it is moved");
+    fs::create_dir(place.join("by-year")).expect("it is made");
+    std::os::unix::fs::symlink(&secret, &inner).expect("it is linked");
+    let swapped = call();
+    assert!(
+        text(&swapped, "state") == "failed"
+            && text(&swapped, "reason").contains("when that was allowed")
+            && !swapped.to_string().contains("hunter2"),
+        "{swapped}"
+    );
+}

@@ -115,7 +115,10 @@ fn each_kind_of_plugin_needs_little() {
         "name: h\nexecution: { protocol: mcp, url: 'https://host/mcp', headers: { Authorization: { secret: tok } } }",
     );
     assert_eq!(http.secrets().into_iter().map(SecretName::as_str).collect::<Vec<_>>(), ["tok"]);
-    assert_eq!((http.tier(), http.consents().into_iter().collect::<Vec<_>>()), (None, vec![Consent::Secrets]));
+    assert_eq!(
+        (http.tier(), http.consents().into_iter().collect::<Vec<_>>()),
+        (None, vec![Consent::HostNetwork, Consent::Secrets])
+    );
     for asks in [
         "env: { A: { file: /etc/shadow } }",
         "env: { A: { env: HOME } }",

@@ -29,7 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::create::{Bound, HOME_LABEL, Marks, body};
 use super::{EngineFacts, EngineState, ImageFacts, Instance, Order, Runtime, RuntimeError};
-use crate::plugin::Image;
+use crate::plugin::{ContainerConfig, Image};
 use crate::runtime::helper::Helper;
 use crate::tasks::TaskGroup;
 
@@ -347,7 +347,7 @@ impl Engine {
     ) -> Result<Instance, RuntimeError> {
         let (engine, config) = (self.clone(), order.config.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let bound = engine.prepare(&config.read, &config.write)?;
+            let bound = engine.prepare(&config)?;
             let (dir, listener) = engine.door().map_err(here)?;
             Ok((Bound { dir: dir.path().to_owned(), ..bound }, dir, listener))
         });
@@ -420,7 +420,7 @@ impl Engine {
     }
 
     /// What is bound into each container of a plugin. Blocks.
-    fn prepare(&self, read: &[PathBuf], write: &[PathBuf]) -> Result<Bound, RuntimeError> {
+    fn prepare(&self, config: &ContainerConfig) -> Result<Bound, RuntimeError> {
         self.shared.helper.put_back().map_err(here)?;
         let file = |name: &str, text: &str| {
             let path = self.shared.dir.join(name);
@@ -431,21 +431,23 @@ impl Engine {
             }
             Ok(path)
         };
-        let real = |path: &PathBuf| self.may_bind(path).map(|real| (real, path.clone()));
+        let real = |path: &PathBuf| {
+            let leads = crate::runtime::led_to(path, &config.allowed).map_err(RuntimeError::NotAllowed)?;
+            self.may_bind(path, leads).map(|real| (real, path.clone()))
+        };
         Ok(Bound {
             shim: self.shared.helper.program().to_owned(),
             dir: PathBuf::new(),
             hosts: file("hosts", HOSTS).map_err(here)?,
             resolv: file("resolv.conf", "").map_err(here)?,
-            read: read.iter().map(real).collect::<Result<_, _>>()?,
-            write: write.iter().map(real).collect::<Result<_, _>>()?,
+            read: config.read.iter().map(real).collect::<Result<_, _>>()?,
+            write: config.write.iter().map(real).collect::<Result<_, _>>()?,
         })
     }
 
     /// Where a path leads, if a container may have it: never to our home, or to what rules this device.
-    fn may_bind(&self, path: &Path) -> Result<PathBuf, RuntimeError> {
+    fn may_bind(&self, path: &Path, real: PathBuf) -> Result<PathBuf, RuntimeError> {
         let refused = |why: String| RuntimeError::NotAllowed(format!("it may not have `{}`: {why}", path.display()));
-        let real = fs::canonicalize(path).map_err(|error| refused(error.to_string()))?;
         if self.shared.home.starts_with(&real) || real.starts_with(&self.shared.home) {
             return Err(refused("the home of this agent is there".to_owned()));
         }

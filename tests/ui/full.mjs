@@ -27,12 +27,13 @@ const SIZES = [[390, 'light'], [1280, 'light'], [390, 'dark'], [1280, 'dark']]
 const BOTH = [[390, 'light'], [1280, 'dark']]
 
 /** Pictures of `routes` in one state, each size and theme on its own page. */
-async function pictures(state, { address, storageState, routes, sizes, before = async () => {}, wait = 600, quiet = true }) {
+async function pictures(state, { address, storageState, routes, sizes, ready = async () => {}, before = async () => {}, wait = 600, quiet = true }) {
   if (!wanted.test(state)) return
   const watched = new Watched(browser, new URL(address).origin)
   for (const [width, scheme] of sizes) {
     const context = await watched.context({ viewport: { width, height: width < 500 ? 844 : 900 }, colorScheme: scheme, storageState, hasTouch: width < 500, isMobile: width < 500 })
     const page = await context.newPage()
+    await ready()
     await page.goto(address)
     await before(page)
     for (const [name, hash] of Object.entries(routes)) {
@@ -201,7 +202,7 @@ try {
   await laptop.cli('ui', '--sign-out')
   await pictures('over', { ...at, routes: { 'sign-in': '#/home' }, sizes: SIZES })
   const again = await way(laptop)
-  await pictures('offline', { ...again, routes: few, sizes: BOTH, before: async (page) => (await page.locator('main h1').first().waitFor(), await until('kept', () => page.evaluate(async () => (await (await caches.open('sigil-page')).keys()).length >= 4)), await laptop.down()), wait: 300, quiet: false }).finally(() => laptop.up())
+  await pictures('offline', { ...again, routes: few, sizes: BOTH, ready: async () => (await laptop.down(), laptop.up()), before: async (page) => (await page.locator('main h1').first().waitFor(), await until('kept', () => page.evaluate(async () => (await (await caches.open('sigil-page')).keys()).length >= 4)), await laptop.down()), wait: 300, quiet: false })
   for (const state of ['there', 'empty', 'loading', 'slow', 'error', 'dialog', 'member', 'isolated', 'over', 'offline']) await sheet(state)
   if (wanted.test('there')) await readme()
   for (const wrong of wrongs) say(wrong)

@@ -1,7 +1,7 @@
 // Memory, people and rules, the first steps of a device, the map, and the page without its agent.
 
 import assert from 'node:assert/strict'
-import { findings, Watched } from './browser.mjs'
+import { findings, overflow, Watched } from './browser.mjs'
 import { until } from './fleet.mjs'
 
 const CHAT = [
@@ -152,6 +152,7 @@ export function add(test, at) {
     assert.equal((await fresh.cli('status')).node_id, 'kitchen-tablet')
     await click('Join an existing mesh')
     assert.deepEqual(await findings(page), [])
+    assert.equal(await overflow(page), 0)
     await page.getByLabel('Code', { exact: true }).fill('sigil1-none')
     await click('Join')
     await page.getByText('This is not a code of sigil').waitFor()

@@ -273,9 +273,10 @@ pub async fn rename(mesh: &MeshHandle, who: &Identity, name: NodeId) -> Result<R
     if own.tier == Tier::Owner {
         let what = "the name of an owner's device is given, which decides on its rights";
         let next = "run `sigil rename` on this machine";
-        match is_alone(&view) {
-            true => who.require_fresh(now().wall_ms, what, next)?,
-            false => who.require_socket(what, next)?,
+        if is_alone(&view) {
+            who.require_fresh(now().wall_ms, what, next)?;
+        } else {
+            who.require_socket(what, next)?;
         }
     }
     let taken = || {

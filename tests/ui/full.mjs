@@ -184,7 +184,7 @@ try {
     }
   }
   const press = (page, name) => page.getByRole('button', { name }).first().click()
-  await dialogs('add', async (page) => (await page.goto(`${at.address}#/home`), await page.locator('body').press('n'), await press(page, 'Make a code'), page.getByRole('img').first().waitFor()))
+  await dialogs('add', async (page) => (await page.goto(`${at.address}#/home`), await page.locator('body').press('n'), await page.getByLabel('Name of the new device').fill('kitchen'), await press(page, 'Make a code'), page.getByRole('img').first().waitFor()))
   await dialogs('palette', async (page) => (await page.locator('main h1').waitFor(), page.keyboard.press('Control+k')))
   await dialogs('keys', async (page) => (await page.locator('main h1').waitFor(), page.locator('body').press('?')))
   await dialogs('person', async (page) => (await page.goto(`${at.address}#/people`), press(page, 'Edit Mia')))

@@ -88,7 +88,8 @@ const CSRF: &str = "x-sigil-csrf";
 /// True for routes that anyone on this machine may ask: they answer nothing but "yes" or "no", are files of the page that are
 /// the same for everybody, or take a code (other methods than those of a session there are none).
 fn is_public(method: &Method, path: &str) -> bool {
-    let is_page = matches!(path, "/" | "/manifest.webmanifest" | "/icon.svg") || path.starts_with("/assets/");
+    let is_page =
+        matches!(path, "/" | "/manifest.webmanifest" | "/icon.svg" | "/sw.js") || path.starts_with("/assets/");
     matches!(path, "/healthz" | "/readyz")
         || is_page && !changes(method)
         || path == SESSION && !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)

@@ -158,6 +158,23 @@ impl Identity {
         }
     }
 
+    /// `Err` unless the caller came by the socket, or has signed in to the web page within the last
+    /// [`FRESH`](crate::doors::sessions::FRESH): whoever sits at this device, and shows that she still does. `what` and `next`
+    /// as of [`Self::require_socket`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFresh`] for an older session, [`ErrorCode::Denied`] for everybody else.
+    pub fn require_fresh(&self, now_ms: u64, what: &str, next: &str) -> Result<(), OpError> {
+        match self {
+            Self::Session(session) if session.is_fresh(now_ms) => Ok(()),
+            Self::Session(_) => {
+                Err(OpError::new(ErrorCode::NotFresh, format!("{what} within 5 minutes after signing in to this page"))
+                    .hint("run `sigil ui` again on this device, and do it then"))
+            }
+            Self::Socket | Self::Client(_) | Self::Token(_) | Self::Login(_) => self.require_socket(what, next),
+        }
+    }
+
     /// `Err` unless the caller may look after the mesh: through the socket, where the mesh itself asks for the tier, or by
     /// a token that is narrowed in nothing and is for an owner or admin of the mesh, or as one of these over the tailnet.
     ///

@@ -22,10 +22,11 @@ use crate::status::{ErrorCode, OpError};
 struct Dist;
 
 /// What the page may do: its own scripts and styles from files, requests to its own origin, and text into the document only by
-/// the one policy by which Svelte makes templates. No frame around it, no form that leaves.
+/// the one policy by which Svelte makes templates; the other one knows the address of the page's worker and no other. No frame
+/// around it, no form that leaves.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; \
      connect-src 'self'; font-src 'self'; manifest-src 'self'; worker-src 'self'; form-action 'none'; base-uri 'none'; \
-     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html";
+     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html sigil-worker";
 
 /// What of the machine the page may ever ask a person for: what a tool of a browser could need, and nothing else.
 const PERMISSIONS: &str = "camera=(self), microphone=(self), geolocation=(self), screen-wake-lock=(self), accelerometer=(), \
@@ -48,6 +49,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/", root("index.html"))
         .route("/manifest.webmanifest", root("manifest.webmanifest"))
         .route("/icon.svg", root("icon.svg"))
+        .route("/sw.js", root("sw.js"))
         .route("/assets/{name}", get(asset))
 }
 

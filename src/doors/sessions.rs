@@ -473,6 +473,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_needs_a_new_session_an_old_one_may_not() {
+        let (_home, sessions) = sessions();
+        let (code, _) = sessions.code(NOW).unwrap();
+        let signed_in = sessions.sign_in(&code, owner(), "x", (Instant::now(), NOW)).unwrap();
+        let who = crate::doors::identity::Identity::Session(signed_in.session);
+        let at = |ms| who.require_fresh(ms, "this happens", "there").map_err(|error| error.code);
+        assert_eq!((at(NOW + 299_999), at(NOW + 300_000)), (Ok(()), Err(ErrorCode::NotFresh)));
+        assert!(crate::doors::identity::Identity::Socket.require_fresh(u64::MAX, "this happens", "there").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn after_ten_wrong_codes_also_a_right_one_waits() {
         let (_home, sessions) = sessions();
         let (code, _) = sessions.code(NOW).unwrap();

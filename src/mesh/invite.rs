@@ -9,7 +9,7 @@ use data_encoding::{Encoding, Specification};
 use mesh_core::ids::{Hash, MeshId, PeerId};
 use mesh_core::record::Tier;
 use qrcode::render::unicode::Dense1x2;
-use qrcode::{EcLevel, QrCode};
+use qrcode::{Color, EcLevel, QrCode};
 
 use crate::mesh::transport::Address;
 
@@ -84,6 +84,15 @@ impl InviteCode {
         // Capitals and digits take 5.5 bits each in a QR code, small letters 8.
         let text = self.to_string().to_ascii_uppercase();
         qr_code(&text).render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build()
+    }
+
+    /// The same picture as rows of `0` (light) and `1` (dark), without the light margin of four modules that it needs around it.
+    #[must_use]
+    pub fn qr_rows(&self) -> Vec<String> {
+        let code = qr_code(&self.to_string().to_ascii_uppercase());
+        let modules = code.to_colors();
+        let row = |row: &[Color]| row.iter().map(|module| module.select('1', '0')).collect();
+        modules.chunks(code.width()).map(row).collect()
     }
 }
 
@@ -328,6 +337,9 @@ mod tests {
         for full in ["[2001:db8::1]:7423".to_owned(), format!("udp://{}:7423", "a".repeat(253))] {
             many.addresses = vec![full.as_str().into(); 40];
             assert!(many.qr().lines().count() > 20);
+            let rows = many.qr_rows();
+            // The corners that a reader looks for.
+            assert!(rows.iter().all(|row| row.len() == rows.len()) && rows[0].starts_with("11111110"));
             assert!(many.to_string().parse::<InviteCode>().is_ok());
         }
     }

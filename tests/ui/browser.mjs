@@ -10,7 +10,7 @@ import { chromium } from 'playwright-core'
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 const described = Object.keys(JSON.parse(readFileSync(join(import.meta.dirname, '../../docs/openapi.json'), 'utf8')).paths)
 const PATHS = described.map((path) => new RegExp(`^${path.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]+')}$`))
-const FILES = /^\/$|^\/assets\/[\w.-]+$|^\/icon\.svg$|^\/manifest\.webmanifest$/
+const FILES = /^\/$|^\/assets\/[\w.-]+$|^\/icon\.svg$|^\/manifest\.webmanifest$|^\/sw\.js$/
 
 export async function launch() {
   return chromium.launch({
@@ -30,7 +30,7 @@ export class Watched {
   }
 
   async context(options = {}) {
-    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', locale: 'en-GB', reducedMotion: 'reduce', ...options })
+    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', locale: 'en-GB', reducedMotion: 'reduce', ...(process.env.SIGIL_TEST_UI_DIST ? { serviceWorkers: 'block' } : {}), ...options })
     await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: this.origin })
     await context.addInitScript(() => {
       document.addEventListener('securitypolicyviolation', (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))

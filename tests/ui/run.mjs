@@ -6,6 +6,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { findings, launch, overflow, Watched } from './browser.mjs'
 import { Fleet, listener, until } from './fleet.mjs'
+import { add } from './screens.mjs'
 
 const [sigil, only = ''] = process.argv.slice(2)
 const started = Date.now()
@@ -68,11 +69,11 @@ test('headers: each answer has the policy of what it is', async () => {
   const assets = [...page.text.matchAll(/\/assets\/[\w.-]+/g)].map(([path]) => path)
   assert.equal(page.status, 200)
   assert.ok(assets.length >= 2)
-  for (const path of ['/', ...assets, '/manifest.webmanifest', '/icon.svg']) {
+  for (const path of ['/', ...assets, '/manifest.webmanifest', '/icon.svg', '/sw.js']) {
     const { status, headers } = await raw('GET', path)
     assert.equal(status, 200, path)
     const policy = headers['content-security-policy']
-    for (const part of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "form-action 'none'", "base-uri 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", 'trusted-types svelte-trusted-html']) {
+    for (const part of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "form-action 'none'", "base-uri 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", 'trusted-types svelte-trusted-html sigil-worker']) {
       assert.ok(policy.split('; ').includes(part), `${path}: ${part}`)
     }
     assert.ok(!/unsafe|\*|https?:|data:/.test(policy), policy)
@@ -430,7 +431,7 @@ test('keys: to the content, to a page, to its filter, out of a dialog', async ()
 
 test('every screen: nothing for axe to say, nothing wider than the window, in both sizes, themes and languages', async () => {
   const [done] = (await laptop.cli('calls', '--limit', '1')).items
-  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls/' + done.id, '#/approvals', '#/people', '#/memory', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
+  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls/' + done.id, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/people?tab=why&who=person:owner&node=server&tool=count', '#/memory', '#/memory?tab=facts', '#/memory?tab=summaries', '#/memory?tab=state', '#/memory?q=key', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
   const storageState = await me.context.storageState()
   // What finds nothing has to be able to.
   await me.page.evaluate(() => document.body.append(Object.assign(document.createElement('img'), { id: 'nameless' })))
@@ -449,6 +450,30 @@ test('every screen: nothing for axe to say, nothing wider than the window, in bo
     }
     await context.close()
   }
+})
+
+add(test, {
+  laptop,
+  fleet,
+  browser,
+  watched,
+  address,
+  go,
+  shown,
+  get page() {
+    return me.page
+  },
+  get context() {
+    return me.context
+  },
+  /** Signs in anew, in the same browser: for some minutes rights can be edited. */
+  async fresh() {
+    const again = await me.context.newPage()
+    await again.goto((await ui()).url)
+    await again.waitForSelector('h1:has-text("Home")')
+    await again.close()
+    await me.page.reload()
+  },
 })
 
 test('a call that asks: the exact call, a yes that runs it, a no that does not', async () => {
@@ -512,8 +537,9 @@ test('no code, and no name of the page, is in a log; and nothing was wrong on an
 })
 
 let failed = 0
+const wanted = tests.filter(({ name }) => new RegExp(only).test(name) || name.startsWith('signing in'))
 try {
-  for (const { name, run } of tests.filter(({ name }) => name.includes(only) || name.startsWith('signing in'))) {
+  for (const { name, run } of wanted) {
     const began = Date.now()
     try {
       await run()
@@ -528,5 +554,5 @@ try {
   await browser.close().catch(() => {})
   await fleet.stop()
 }
-console.log(`${tests.length - failed} of ${tests.length}, ${((Date.now() - started) / 1000).toFixed(0)} s`)
+console.log(`${wanted.length - failed} of ${wanted.length}, ${((Date.now() - started) / 1000).toFixed(0)} s`)
 process.exit(failed ? 1 : 0)

@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &DemoArgs, ui: Ui) -> Result<Exit, Failure> {
         ui.document("sigil.demo/1", story.to_json());
     }
     if held && !args.once {
-        story.epilogue();
+        story.epilogue().await;
         stop.wanted().await;
         teller.line("\nStopping the three peers.");
     }

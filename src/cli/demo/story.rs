@@ -481,16 +481,20 @@ impl Story {
         self.report.to_json(ms(self.teller.began))
     }
 
-    /// Names the places at which a person can go on by hand.
-    pub(super) fn epilogue(&self) {
+    /// Names the places at which a person can go on by hand, the page of the mesh first.
+    pub(super) async fn epilogue(&self) {
         self.teller.step("The three stay up: try them yourself; Ctrl-C stops them and removes their homes");
         for peer in &self.fleet.peers {
             self.teller.tell(&format!("{:<8} {}   sigil --home {} status", peer.name, peer.http, peer.home.display()));
         }
-        self.teller.tell(&format!(
-            "The HTTP doors want a token: sigil --home {} token",
-            self.fleet.root().join(self.peer(0).name).display()
-        ));
+        let first = self.peer(0);
+        let home = self.fleet.root().join(first.name);
+        // A program that was built without the page has no code for it.
+        if let Ok(page) = first.client.post("/api/v1/ui/codes", &json!({})).await {
+            self.teller.tell(&format!("\nThe page of this mesh, for two minutes: {}", text(&page.into_value(), "url")));
+            self.teller.tell(&format!("and later: sigil --home {} ui", home.display()));
+        }
+        self.teller.tell(&format!("The HTTP doors want a token: sigil --home {} token", home.display()));
     }
 
     pub(super) async fn end(&mut self) {

@@ -10,11 +10,11 @@ use mesh_core::limits::REVOKED_AT_ONCE_MAX;
 use mesh_core::names::{Found, PREFIX_MIN, find};
 use mesh_core::record::Tier;
 
-use super::joining::may_grant;
+use super::joining::{is_alone, may_grant};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::check_words::CheckWords;
-use crate::mesh::clock::rfc3339;
+use crate::mesh::clock::{now, rfc3339};
 use crate::mesh::{Grant, JoinError, MeshError, Pending};
 use crate::status::{ErrorCode, OpError};
 
@@ -271,10 +271,13 @@ pub async fn rename(mesh: &MeshHandle, who: &Identity, name: NodeId) -> Result<R
             .hint("`sigil leave` starts afresh"));
     };
     if own.tier == Tier::Owner {
-        who.require_socket(
-            "the name of an owner's device is given, which decides on its rights",
-            "run `sigil rename` on this machine",
-        )?;
+        let what = "the name of an owner's device is given, which decides on its rights";
+        let next = "run `sigil rename` on this machine";
+        if is_alone(&view) {
+            who.require_fresh(now().wall_ms, what, next)?;
+        } else {
+            who.require_socket(what, next)?;
+        }
     }
     let taken = || {
         let detail = format!("`{name}` means another member of this mesh");

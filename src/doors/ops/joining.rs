@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use mesh_core::ids::{MeshId, NodeId, PeerId};
-use mesh_core::io::{Command, Refusal};
+use mesh_core::io::{Command, Refusal, View};
 use mesh_core::record::Tier;
 
 use crate::doors::identity::Identity;
 use crate::mesh::check_words::CheckWords;
+use crate::mesh::clock::now;
 use crate::mesh::{Grant, Invite, InviteInfo, JoinError, JoinTarget, Joined, MeshError, MeshHandle, Nearby, Pending};
 use crate::status::{ErrorCode, OpError, check};
 
@@ -119,12 +120,22 @@ pub enum JoinState {
     },
 }
 
-/// `Err` unless the caller came by the socket, whatever else it says.
+/// `Err` unless the caller came by the socket, whatever else it says; or, at a device that is alone in its mesh and so has
+/// nothing but itself to lose, by a session of the page that is new (`docs/decisions/0145`).
 ///
 /// # Errors
-/// [`ErrorCode::Denied`].
-pub fn may_join(who: &Identity) -> Result<(), OpError> {
-    who.require_socket("a device joins a mesh", "run `sigil join` on this machine")
+/// [`ErrorCode::Denied`]; [`ErrorCode::NotFresh`] for an older session.
+pub fn may_join(mesh: &MeshHandle, who: &Identity) -> Result<(), OpError> {
+    let (what, next) = ("a device joins a mesh", "run `sigil join` on this machine");
+    if is_alone(&mesh.view()) {
+        return who.require_fresh(now().wall_ms, what, next);
+    }
+    who.require_socket(what, next)
+}
+
+/// True if no other device belongs to the mesh of this one.
+pub(super) fn is_alone(view: &View) -> bool {
+    view.by_peer(&view.me).is_some() && view.nodes.len() == 1
 }
 
 /// Joins another mesh. `force` = even when that means leaving a mesh of several devices. `words` = check words that the
@@ -140,7 +151,7 @@ pub async fn join(
     words: Option<CheckWords>,
     force: bool,
 ) -> Result<JoinState, OpError> {
-    may_join(who)?;
+    may_join(mesh, who)?;
     if let JoinTarget::Code(code) = &target
         && let Some(words) = words.filter(|words| *words != CheckWords::of(&code.inviter))
     {

@@ -138,13 +138,8 @@ fn sits_here(who: &Identity) -> Result<(), OpError> {
 
 fn fresh(who: &Identity) -> Result<(), OpError> {
     match who {
-        Identity::Session(session) if !session.is_fresh(now().wall_ms) => {
-            Err(OpError::new(ErrorCode::NotFresh, "other sessions are ended within 5 minutes after signing in")
-                .hint("run `sigil ui` again on this device, and end them then"))
-        }
-        Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) | Identity::Session(_) => {
-            Ok(())
-        }
+        Identity::Session(_) => who.require_fresh(now().wall_ms, "other sessions are ended", AGAIN),
+        Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) => Ok(()),
     }
 }
 

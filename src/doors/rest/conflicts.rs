@@ -91,7 +91,8 @@ pub(super) struct EndedConflict {
     at: String,
 }
 
-/// Ends a conflict: this text holds from now on, and nothing else that was said of the same. Only through the unix socket.
+/// Ends a conflict: this text holds from now on, and nothing else that was said of the same. Through the unix socket, or by a new
+/// session of the page.
 #[utoipa::path(post, path = "/api/v1/policy/conflicts/{id}", operation_id = "endConflict", tag = "rights",
     request_body = TakeText, params(("id" = inline(EditRef), Path, description = "The conflict")),
     responses((status = 200, description = "It has ended", body = EndedConflict)))]

@@ -126,6 +126,8 @@ pub(super) struct InviteAnswer {
     /// For `sigil join` on the other device; single use.
     #[schema(value_type = Code)]
     code: String,
+    /// The same as a QR code: rows of `0` (light) and `1` (dark), to be shown with a light margin of four modules.
+    qr: Vec<String>,
     /// Time of its expiry.
     expires_at: String,
     /// Addresses at which the newcomer looks for this device.
@@ -157,6 +159,7 @@ pub(super) async fn invite(
     let answer = InviteAnswer {
         id: invite_id(&invite.code.secret_hash()),
         code: invite.code.to_string(),
+        qr: invite.code.qr_rows(),
         expires_at: time(invite.expires_ms),
         addresses: invite.code.addresses.iter().map(ToString::to_string).collect(),
         warnings: invite.warnings(),
@@ -365,7 +368,7 @@ pub(super) enum JoinAnswer {
     },
 }
 
-/// Joins another mesh.
+/// Joins another mesh. Through the unix socket; at a device that is alone in its mesh also by a new session of the page.
 #[utoipa::path(post, path = "/api/v1/join", operation_id = "join", tag = "joining", request_body = JoinRequest,
     responses((status = 200, description = "Joined", body = JoinAnswer),
               (status = 202, description = "Awaits approval", body = JoinAnswer)))]
@@ -374,7 +377,7 @@ pub(super) async fn join(
     Extension(who): Extension<Identity>,
     request: Request<Body>,
 ) -> Result<(StatusCode, Json<JoinAnswer>), OpError> {
-    joining::may_join(&who)?;
+    joining::may_join(app.mesh(), &who)?;
     let request: JoinRequest = body(request).await?;
     let (force, words) = (request.force, request.words.as_ref().map(|words| words.0));
     Ok(match joining::join(app.mesh(), &who, target(request)?, words, force).await? {

@@ -68,7 +68,7 @@ pub(super) struct Rename {
     /// The name.
     node_id: NodeName,
     /// The device; default this one. An owner's device is named at itself, any other at an owner's device too: both through the
-    /// unix socket.
+    /// unix socket, or one that is alone in its mesh by a new session of the page.
     #[serde(default, deserialize_with = "not_null")]
     #[schema(nullable = false)]
     of: Option<DeviceRef>,

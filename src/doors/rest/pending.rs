@@ -129,7 +129,7 @@ pub(super) struct ToolsAnswer {
 }
 
 /// Approves tools of a device. As long as nobody has, all of them count as approved; from the first approval on those alone do
-/// that were. Only through the unix socket.
+/// that were. Through the unix socket, or by a new session of the page.
 #[utoipa::path(post, path = "/api/v1/nodes/{id}/tools", operation_id = "approveTools", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<ToolsToApprove>,
@@ -160,7 +160,7 @@ pub(super) struct ToolsToReject {
 
 /// Takes the approval of tools of a device back: they wait again, and calls of them are refused as `tool:pending`; what runs
 /// goes on. As long as nobody had approved any of the device, all its others count as approved from now on, and what it adds
-/// or changes waits. Only through the unix socket.
+/// or changes waits. Through the unix socket, or by a new session of the page.
 #[utoipa::path(post, path = "/api/v1/nodes/{id}/tools/reject", operation_id = "rejectTools", tag = "mesh",
     params(("id" = inline(DeviceRef), Path, description = "Name, peer id, or a prefix of one of at least 7 characters")),
     request_body = Option<ToolsToReject>,

@@ -456,7 +456,7 @@ pub(super) async fn rules(
     with_etag(&held, &Part::Rules(domain), Json(Rules { rules }))
 }
 
-/// Puts these rules in the place of all that the workspace has. Only through the unix socket.
+/// Puts these rules in the place of all that the workspace has. Through the unix socket, or by a new session of the page.
 #[utoipa::path(put, path = "/api/v1/policy/rules", operation_id = "putRules", tag = "rights", request_body = RulesShape,
     params(RulesOf, ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited")),
     responses((status = 200, description = "They hold", body = EditAnswer)))]
@@ -574,7 +574,7 @@ pub(super) async fn person(
     with_etag(&held, &part, Json(Person::of(&id, &said, &settings)))
 }
 
-/// Adds a person, or puts this in the place of what is said of her. Only through the unix socket.
+/// Adds a person, or puts this in the place of what is said of her. Through the unix socket, or by a new session of the page.
 #[utoipa::path(put, path = "/api/v1/people/{id}", operation_id = "putPerson", tag = "rights", request_body = Person,
     params(("id" = inline(PersonName), Path, description = "The person"), Force,
         ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited; not of somebody new")),
@@ -642,7 +642,7 @@ pub(super) async fn delete_login(
     Ok(Json(EditAnswer { written, warnings: Vec::new() }))
 }
 
-/// Takes a person away: nothing can be asked for her any more. Only through the unix socket.
+/// Takes a person away: nothing can be asked for her any more. Through the unix socket, or by a new session of the page.
 #[utoipa::path(delete, path = "/api/v1/people/{id}", operation_id = "deletePerson", tag = "rights",
     params(("id" = inline(PersonName), Path, description = "The person"), Force,
         ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was read")),
@@ -708,7 +708,7 @@ pub(super) async fn workspace(
 }
 
 /// Makes a workspace, or puts this in the place of what is said of it, rules too. With the first one, workspaces decide
-/// instead of tiers. Only through the unix socket.
+/// instead of tiers. Through the unix socket, or by a new session of the page.
 #[utoipa::path(put, path = "/api/v1/workspaces/{id}", operation_id = "putWorkspace", tag = "rights", request_body = WorkspaceShape,
     params(("id" = inline(SpaceName), Path, description = "The workspace; `mesh` has rules only"), Force,
         ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was edited; not of a new one")),
@@ -731,7 +731,7 @@ pub(super) async fn put_workspace(
 }
 
 /// Takes a workspace away, with its members and rules. Workspaces decide all the same; with none left, only owners have
-/// something. Only through the unix socket.
+/// something. Through the unix socket, or by a new session of the page.
 #[utoipa::path(delete, path = "/api/v1/workspaces/{id}", operation_id = "deleteWorkspace", tag = "rights",
     params(("id" = inline(SpaceName), Path, description = "The workspace; `mesh`: all rules that hold in all of them"), Force,
         ("If-Match" = inline(EntityTags), Header, description = "The ETag of what was read")),

@@ -111,7 +111,7 @@ pub(super) struct SessionAnswer {
     csrf: String,
     /// Time of its end, if it is not used again.
     expires_at: String,
-    /// Time up to which it may end other sessions.
+    /// Time up to which it is new: it may edit rights, join from a device that is alone, and end other sessions.
     fresh_until: String,
     /// Version of the program.
     version: String,

@@ -34,7 +34,7 @@ function offline(): ApiError {
   return new ApiError({ code: 'offline', title: text, detail: text, status: 0, trace_id: '' })
 }
 
-export type Extras = { body?: unknown; rawBody?: string; headers?: Record<string, string>; signal?: AbortSignal }
+export type Extras = { body?: unknown; rawBody?: string; headers?: Record<string, string>; signal?: AbortSignal; head?: (headers: Headers) => void }
 
 /** Sends a request. Throws an `ApiError`; an abort as it comes. */
 export async function api<T>(method: Method, path: string, extras: Extras = {}): Promise<T> {
@@ -51,6 +51,7 @@ export async function api<T>(method: Method, path: string, extras: Extras = {}):
     throw offline()
   }
   listeners.answered(true)
+  if (response.ok) extras.head?.(response.headers)
   if (response.ok) return (response.status === 204 ? undefined : await response.json()) as T
   const problem = await read(response)
   if (response.status === 401 && path !== '/api/v1/session') listeners.signedOut()
@@ -66,6 +67,14 @@ async function read(response: Response): Promise<Problem> {
   }
 }
 
+/** What a route answers, with its state: an edit says by it what it was made of. */
+export async function getTagged<T>(path: string): Promise<{ data: T; etag: string }> {
+  let etag = ''
+  const data = await api<T>('GET', path, { head: (headers) => (etag = headers.get('etag') ?? '') })
+  return { data, etag }
+}
+/** Puts this in the place of what had that state; of something new, none. */
+export const put = <T>(path: string, body: unknown, etag?: string) => api<T>('PUT', path, { body, headers: etag ? { 'if-match': etag } : {} })
 export const get = <T>(path: string, signal?: AbortSignal) => api<T>('GET', path, { signal })
 export const post = <T>(path: string, body: unknown = {}) => api<T>('POST', path, { body })
 export const del = (path: string) => api<void>('DELETE', path)

@@ -331,7 +331,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Joins another mesh. */
+        /** Joins another mesh. Through the unix socket; at a device that is alone in its mesh also by a new session of the page. */
         post: operations["join"];
         delete?: never;
         options?: never;
@@ -591,7 +591,7 @@ export interface paths {
         put?: never;
         /**
          * Approves tools of a device. As long as nobody has, all of them count as approved; from the first approval on those alone do
-         *     that were. Only through the unix socket.
+         *     that were. Through the unix socket, or by a new session of the page.
          */
         post: operations["approveTools"];
         delete?: never;
@@ -612,7 +612,7 @@ export interface paths {
         /**
          * Takes the approval of tools of a device back: they wait again, and calls of them are refused as `tool:pending`; what runs
          *     goes on. As long as nobody had approved any of the device, all its others count as approved from now on, and what it adds
-         *     or changes waits. Only through the unix socket.
+         *     or changes waits. Through the unix socket, or by a new session of the page.
          */
         post: operations["rejectTools"];
         delete?: never;
@@ -715,10 +715,10 @@ export interface paths {
         };
         /** One person. */
         get: operations["getPerson"];
-        /** Adds a person, or puts this in the place of what is said of her. Only through the unix socket. */
+        /** Adds a person, or puts this in the place of what is said of her. Through the unix socket, or by a new session of the page. */
         put: operations["putPerson"];
         post?: never;
-        /** Takes a person away: nothing can be asked for her any more. Only through the unix socket. */
+        /** Takes a person away: nothing can be asked for her any more. Through the unix socket, or by a new session of the page. */
         delete: operations["deletePerson"];
         options?: never;
         head?: never;
@@ -790,7 +790,10 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Ends a conflict: this text holds from now on, and nothing else that was said of the same. Only through the unix socket. */
+        /**
+         * Ends a conflict: this text holds from now on, and nothing else that was said of the same. Through the unix socket, or by a new
+         *     session of the page.
+         */
         post: operations["endConflict"];
         delete?: never;
         options?: never;
@@ -881,7 +884,7 @@ export interface paths {
         };
         /** The rules of a workspace, or those that hold in all of them. */
         get: operations["getRules"];
-        /** Puts these rules in the place of all that the workspace has. Only through the unix socket. */
+        /** Puts these rules in the place of all that the workspace has. Through the unix socket, or by a new session of the page. */
         put: operations["putRules"];
         post?: never;
         delete?: never;
@@ -1139,13 +1142,13 @@ export interface paths {
         get: operations["getWorkspace"];
         /**
          * Makes a workspace, or puts this in the place of what is said of it, rules too. With the first one, workspaces decide
-         *     instead of tiers. Only through the unix socket.
+         *     instead of tiers. Through the unix socket, or by a new session of the page.
          */
         put: operations["putWorkspace"];
         post?: never;
         /**
          * Takes a workspace away, with its members and rules. Workspaces decide all the same; with none left, only owners have
-         *     something. Only through the unix socket.
+         *     something. Through the unix socket, or by a new session of the page.
          */
         delete: operations["deleteWorkspace"];
         options?: never;
@@ -1988,6 +1991,8 @@ export interface components {
             /** @description By which it is taken back. */
             id: components["schemas"]["InviteId"];
             node_id?: components["schemas"]["NodeName"] | null;
+            /** @description The same as a QR code: rows of `0` (light) and `1` (dark), to be shown with a light margin of four modules. */
+            qr: string[];
             stay?: components["schemas"]["StayShown"] | null;
             /** @description Tier that it grants. */
             tier: components["schemas"]["TierName"];
@@ -3393,7 +3398,7 @@ export interface components {
             node_id: components["schemas"]["NodeName"];
             /**
              * @description The device; default this one. An owner's device is named at itself, any other at an owner's device too: both through the
-             *     unix socket.
+             *     unix socket, or one that is alone in its mesh by a new session of the page.
              */
             of?: components["schemas"]["DeviceRef"];
         };
@@ -3519,7 +3524,7 @@ export interface components {
             csrf: string;
             /** @description Time of its end, if it is not used again. */
             expires_at: string;
-            /** @description Time up to which it may end other sessions. */
+            /** @description Time up to which it is new: it may edit rights, join from a device that is alone, and end other sessions. */
             fresh_until: string;
             /** @description By which it is listed and ended. */
             id: components["schemas"]["SessionId"];

@@ -103,8 +103,10 @@ export function span(seconds: number, exact = false): string {
 
 export function clockTime(at: number, seconds = false): string {
   const day = new Date(at).toDateString() === new Date().toDateString()
+  const year = new Date(at).getFullYear() === new Date().getFullYear()
   return new Intl.DateTimeFormat(locale(), {
     ...(day ? {} : { day: 'numeric', month: 'short' }),
+    ...(year ? {} : { year: 'numeric' }),
     hour: '2-digit',
     minute: '2-digit',
     ...(seconds ? { second: '2-digit' } : {}),
@@ -113,4 +115,9 @@ export function clockTime(at: number, seconds = false): string {
 
 export function fullTime(at: number): string {
   return new Intl.DateTimeFormat(locale(), { dateStyle: 'full', timeStyle: 'medium' }).format(at)
+}
+
+/** The day alone, with its name. */
+export function dayOf(at: number): string {
+  return new Intl.DateTimeFormat(locale(), { dateStyle: 'full' }).format(at)
 }

@@ -1,6 +1,7 @@
 // Who is signed in.
 
 import { api, ApiError, get, onState, setCsrf, type Schemas } from '../api/client'
+import { clock } from './clock.svelte'
 import { live } from './live.svelte'
 
 export type Session = Schemas['SessionAnswer']
@@ -18,6 +19,11 @@ class Sessions {
   get isAdmin(): boolean {
     const role = this.current?.principal.role
     return role === 'owner' || role === 'admin'
+  }
+
+  /** True for a while after signing in: then rights can be edited. */
+  get fresh(): boolean {
+    return this.current !== undefined && Date.parse(this.current.fresh_until) > clock.now
   }
 
   /** Takes up the session that the cookie keeps, if there is one. */
@@ -47,10 +53,13 @@ class Sessions {
   }
 
   #take(session: Session): void {
-    this.current = session
+    const before = this.current
+    const same = before !== undefined && Object.keys(session).every((key) => JSON.stringify(before[key as 'id']) === JSON.stringify(session[key as 'id']))
+    if (!same) this.current = session
     this.known = true
     setCsrf(session.csrf)
-    live.start()
+    // Whoever was told of the same session already goes on.
+    if (before?.id !== session.id || live.signedOut) live.start()
   }
 }
 

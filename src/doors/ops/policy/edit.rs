@@ -14,6 +14,7 @@ use super::explain::Rights;
 use crate::config::{Devices, PolicyError, PolicySettings};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
+use crate::mesh::clock::now;
 use crate::status::{ErrorCode, OpError, edited_meanwhile};
 
 /// State of a record: the same as long as nobody edits it, here or elsewhere.
@@ -403,6 +404,9 @@ pub async fn replace(
     force: bool,
 ) -> Result<Edited, OpError> {
     let held = for_edit(mesh, who)?;
+    if force || *part == Part::All {
+        who.require_socket("all rights at once, or one against a check, are edited", "run `sigil` on this machine")?;
+    }
     IfMatch::check(if_match, held.etag(part))?;
     if let Some(node) = wanted.devices.keys().find(|node| held.peer(node).is_none()) {
         return Err(held.unknown_device(node));
@@ -423,6 +427,7 @@ pub async fn replace(
 /// # Errors
 /// As of [`replace`].
 pub async fn set_mode(mesh: &MeshHandle, who: &Identity, mode: Mode) -> Result<Edited, OpError> {
+    who.require_socket("whether workspaces decide is said", "run `sigil` on this machine")?;
     let held = for_edit(mesh, who)?;
     let changes = vec![(Key::Mode, Some(Value::Mode(mode)))];
     let edit = Edit { by: held.editor()?, changes, declared: false, force: false, seen: Vec::new() };
@@ -467,8 +472,10 @@ pub async fn declare(mesh: &MeshHandle, wanted: &PolicySettings, text: &str) -> 
     Ok(Edited { written: write(mesh, edit).await?, warnings })
 }
 
+/// What is held, for whoever may edit at all: through the socket, or by a session of the page that is new
+/// (`docs/decisions/0145`). Whether it may be this edit, the core judges by whoever sits here.
 pub(in crate::doors::ops) fn for_edit(mesh: &MeshHandle, who: &Identity) -> Result<Held, OpError> {
-    who.require_socket("who may do what is edited", "run `sigil` on this machine")?;
+    who.require_fresh(now().wall_ms, "who may do what is edited", "run `sigil` on this machine")?;
     Ok(Held::of(mesh.view()))
 }
 

@@ -141,6 +141,33 @@ async fn a_session_may_what_its_person_may_and_nothing_of_the_socket_alone() {
 }
 
 #[tokio::test]
+async fn a_new_session_edits_rights_part_by_part_and_joins_only_where_it_is_alone() {
+    let fake = Fake::start().await;
+    let page = Browser::open(&fake).await;
+    // Judged by what it says, not refused at the door.
+    let edit = page.ask(Method::PUT, "/api/v1/people/mia", Some(r#"{"name":"Mia","devices":["none"]}"#)).await;
+    edit.problem(404, "unknown_node");
+    for (method, path, body) in [
+        (Method::PUT, "/api/v1/people/mia?force=true", r#"{"name":"Mia"}"#),
+        (Method::PUT, "/api/v1/policy", r#"{"toml":""}"#),
+        (Method::PUT, "/api/v1/policy/mode", r#"{"mode":"open"}"#),
+        (Method::PUT, "/api/v1/people/mia/logins/mia@example.com", ""),
+        (Method::POST, "/api/v1/rename", r#"{"node_id":"other"}"#),
+        (Method::POST, "/api/v1/join", r#"{"code":"sigil1-none"}"#),
+    ] {
+        let body = Some(body).filter(|body| !body.is_empty());
+        page.ask(method, path, body).await.problem(403, "denied");
+    }
+    fake.view.send_modify(|view| {
+        let mut alone = View::clone(view);
+        alone.nodes.retain(|node| node.peer == alone.me);
+        *view = Arc::new(alone);
+    });
+    page.ask(Method::POST, "/api/v1/join", Some(r#"{"code":"sigil1-none"}"#)).await.problem(422, "invite_invalid");
+    fake.ask_by_token(Method::POST, "/api/v1/join", Some(r#"{"code":"sigil1-none"}"#)).await.problem(403, "denied");
+}
+
+#[tokio::test]
 async fn sessions_are_listed_and_ended_and_an_old_one_ends_only_itself() {
     let fake = Fake::start().await;
     let (mine, other) = (Browser::open(&fake).await, Browser::open(&fake).await);

@@ -180,6 +180,11 @@ fn the_mesh_is_one_list_in_both_eras() {
     // It is called once, and says so.
     let ran = call(hub, "nas__append", &json!({}));
     assert_eq!((&ran["isError"], nas.witness().len()), (&json!(false), 1), "{ran}");
+    let told = hub.get_call(text(&items(&hub.get("calls?limit=1").expect(200))[0], "id"));
+    assert_eq!(
+        (&told["arguments"], &told["arguments_bytes"], text(&told, "principal"), text(&told["origin"], "node_id")),
+        (&json!({}), &json!(2), "agent:owner/mcp", "hub")
+    );
     let error = old(hub, "tools/call", &json!({ "name": "nas__nothing" }));
     assert_eq!(error["error"]["code"], -32602, "{error}");
     let info = call(hub, "nas__device_info", &json!({}));

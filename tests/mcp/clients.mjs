@@ -20,12 +20,12 @@ export function clients(packages, sigil) {
     const client = new Client({ name: 'sdk', version: '1' })
     return { client, call: (params, options) => client.callTool(params, undefined, options), StreamableHTTPClientTransport, StdioClientTransport }
   }
-  const open = async (kind, way, agent) => {
+  const open = async (kind, way, agent, started) => {
     const { client, call, StreamableHTTPClientTransport, StdioClientTransport } = kind()
     const transport =
       way === 'http'
         ? new StreamableHTTPClientTransport(new URL('/mcp', agent.http), { requestInit: { headers: { authorization: `Bearer ${agent.token}` } } })
-        : new StdioClientTransport({ command: sigil, args: ['mcp', '--as', 'typescript', '--home', agent.home] })
+        : new StdioClientTransport(started ?? { command: sigil, args: ['mcp', '--as', 'typescript', '--home', agent.home] })
     await client.connect(transport)
     return {
       list: async () => (await client.listTools()).tools.map((tool) => tool.name),
@@ -34,8 +34,8 @@ export function clients(packages, sigil) {
     }
   }
   return {
-    'TypeScript client 2.4.0, 2026-07-28': (way, agent) => open(newer, way, agent),
-    'TypeScript SDK 1.32.2, 2025-11-25': (way, agent) => open(older, way, agent),
+    'TypeScript client 2.4.0, 2026-07-28': (...how) => open(newer, ...how),
+    'TypeScript SDK 1.32.2, 2025-11-25': (...how) => open(older, ...how),
   }
 }
 

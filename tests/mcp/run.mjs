@@ -160,6 +160,29 @@ for (const way of ['http', 'stdio']) {
     assert.deepEqual(said.structuredContent, { text: 'hello', length: 5 })
   })
 }
+test('a bundle (.mcpb), mcpb 2.1.2', async () => {
+  const [file, dir] = [join(mesh.root, 'sigil.mcpb'), join(mesh.root, 'bundle')]
+  await desk.cli('mcp', 'config', '--client', 'claude', '--bundle', file)
+  const cli = join(modules, '@anthropic-ai/mcpb/dist/cli/cli.js')
+  for (const args of [['unpack', file, dir], ['validate', join(dir, 'manifest.json')]]) {
+    const { code, out, err } = await run(process.execPath, [cli, ...args])
+    assert.equal(code, 0, out + err)
+  }
+  const { server } = JSON.parse(readFileSync(join(dir, 'manifest.json'), 'utf8'))
+  const command = server.mcp_config.command.replace('${__dirname}', dir)
+  const client = await typescript['TypeScript SDK 1.32.2, 2025-11-25']('stdio', desk, { command, args: server.mcp_config.args })
+  assert.ok((await client.list()).includes('shed__kit_test_simple_text'))
+  await client.close()
+})
+for (const name of ['claude', 'claude-code', 'vscode', 'cursor', 'openclaw', 'other']) {
+  test(`sigil mcp config --client ${name}`, async () => {
+    const { settings } = await desk.cli('mcp', 'config', '--client', name)
+    const { command, args } = (settings.mcpServers ?? settings.servers).sigil
+    const client = await typescript['TypeScript SDK 1.32.2, 2025-11-25']('stdio', desk, { command, args })
+    assert.ok((await client.list()).includes('sigil_call'))
+    await client.close()
+  })
+}
 test('PyPI mcp 2.3.0 and fastmcp 4.2.3', async (notes) => {
   for (const { name, ms } of await pypi()) notes.push(`${name}: ${ms} ms`)
 })

@@ -195,7 +195,7 @@ impl Feed {
                 return None;
             }
             if self.concerns(&event.what).await {
-                return Some(self.write(&event));
+                return Some(self.write(&event).await);
             }
         }
     }
@@ -211,7 +211,7 @@ impl Feed {
         }
     }
 
-    fn write(&self, event: &Event) -> Sse {
+    async fn write(&self, event: &Event) -> Sse {
         let topic = topic(&event.what);
         let mut data = match &event.what {
             EventKind::Gateway(gateway) => match gateway {
@@ -222,14 +222,26 @@ impl Feed {
                 }
                 None => json!({ "gateway": null }),
             },
-            EventKind::Call(id, row) => json!({
-                "id": id.to_string(),
-                "state": row.state.as_str(),
-                "attempt": row.attempt,
-                "confirmed": row.confirmed,
-                "reason": row.reason,
-                "peer": row.peer.to_string(),
-            }),
+            EventKind::Call(id, row) => {
+                let mut data = json!({
+                    "id": id.to_string(),
+                    "state": row.state.as_str(),
+                    "attempt": row.attempt,
+                    "confirmed": row.confirmed,
+                    "reason": row.reason,
+                    "peer": row.peer.to_string(),
+                });
+                // Of one that has left the book meanwhile this is not said.
+                if let (Ok(Some(call)), Some(members)) = (self.app.mesh().call(*id).await, data.as_object_mut()) {
+                    let view = self.app.mesh().view();
+                    members.insert("node".to_owned(), view.target_name(&call.header).as_ref().to_string().into());
+                    members.insert("tool".to_owned(), call.header.tool.to_string().into());
+                    members.insert("origin".to_owned(), name_of(&view, &call.origin).into());
+                    members
+                        .insert("principal".to_owned(), view.asked_by(&call.header, &call.origin).to_string().into());
+                }
+                data
+            }
             EventKind::Warning(text) => json!({ "text": text }),
             EventKind::Nodes | EventKind::Pending | EventKind::Nearby => json!({}),
         };

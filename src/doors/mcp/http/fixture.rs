@@ -3,6 +3,11 @@
 //! only where `SIGIL_TEST_MCP_FIXTURE` names the hosted MCP server whose tools, on whichever device, the suite is to find under the names
 //! that it knows. Those are called through the mesh like others.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a JSON value gives null for what is not there, and this is compiled for tests"
+)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,7 +45,7 @@ fn is_own(name: &str) -> bool {
     tools.iter().any(|tool| tool["name"] == name)
 }
 
-fn object(of: Value) -> Map<String, Value> {
+fn object(of: &Value) -> Map<String, Value> {
     of.as_object().cloned().unwrap_or_default()
 }
 
@@ -140,7 +145,7 @@ pub(super) fn answer(visit: &Visit, asking: &Asking<'_>) -> Option<Result<Respon
     server()?;
     let params = asking.params.and_then(|params| serde_json::from_str::<Params>(params.get()).ok()).unwrap_or_default();
     let whole = |it: Value, fresh| {
-        Some(Ok(document(StatusCode::OK, result(&asking.id, visit.era, object(it), fresh).to_string())))
+        Some(Ok(document(StatusCode::OK, result(&asking.id, visit.era, object(&it), fresh).to_string())))
     };
     match (asking.method.as_str(), visit.era) {
         ("prompts/list", _) => whole(json!({ "prompts": SAID["prompts"] }), FRESH_LIST),
@@ -165,10 +170,9 @@ pub(super) fn answer(visit: &Visit, asking: &Asking<'_>) -> Option<Result<Respon
             Some(Err(RpcError::needs_tasks()))
         }
         ("tools/call", Era::Modern) if visit.said.knows_tasks() && SAID["tasks"].get(&params.name).is_some() => {
-            let held =
-                Held { since_ms: now().wall_ms, asked: object(SAID["tasks"][&params.name].clone()), ..Held::default() };
+            let held = Held { since_ms: now().wall_ms, asked: object(&SAID["tasks"][&params.name]), ..Held::default() };
             let id = format!("fixture-{}", drawn());
-            let mut task = object(held.told(&id));
+            let mut task = object(&held.told(&id));
             task.remove("inputRequests");
             task.insert("resultType".to_owned(), "task".into());
             HELD.lock().unwrap_or_else(PoisonError::into_inner).insert(id, held);
@@ -237,7 +241,7 @@ fn filled(what: &Value, arguments: &Value) -> Value {
 fn call(visit: &Visit, asking: &Asking<'_>, params: &Params) -> Option<Result<Response, RpcError>> {
     let said = |text: String| json!({ "content": [{ "type": "text", "text": text }] });
     let whole = |it: Value| {
-        Some(Ok(document(StatusCode::OK, result(&asking.id, visit.era, object(it), Fresh::No).to_string())))
+        Some(Ok(document(StatusCode::OK, result(&asking.id, visit.era, object(&it), Fresh::No).to_string())))
     };
     match (params.name.as_str(), visit.era) {
         ("test_missing_capability", Era::Modern) if !visit.said.knows("sampling") => {
@@ -287,7 +291,7 @@ fn talk(id: &Value, messages: VecDeque<Value>, answer: Option<oneshot::Receiver<
                 None => "done".into(),
             };
             let content = json!({ "content": [{ "type": "text", "text": format!("It said: {said}") }] });
-            Some((result(&id, Era::Legacy, object(content), Fresh::No), None))
+            Some((result(&id, Era::Legacy, object(&content), Fresh::No), None))
         }
     });
     streamed(told, true)

@@ -128,3 +128,27 @@ fn events_come_as_they_happen_and_can_be_resumed() {
     let (_, again) = listen(&format!("Last-Event-ID: {run}-{before}\r\n"), &first);
     assert_eq!(again, event, "a client that resumes gets what it missed");
 }
+
+#[test]
+fn events_say_which_device_and_which_call() {
+    let mut mesh = Mesh::named(&["hub", "nas"]);
+    mesh.wait_converged();
+    let mut stream = UnixStream::connect(mesh.homes[0].path("run/sigil.sock")).expect("the door is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    write!(stream, "GET /api/v1/events?topics=nodes,call HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("it can be asked");
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+    let mut next = |about: &str| {
+        let data = lines.find(|line| line.starts_with("data:") && line.contains(about)).expect("it is told");
+        serde_json::from_str::<serde_json::Value>(data.trim_start_matches("data:")).expect("JSON")
+    };
+    let id = mesh.homes[0].call("nas", "device.info", 60);
+    let call = next(&id);
+    assert_eq!((text(&call, "node"), text(&call, "tool"), text(&call, "origin")), ("nas", "device.info", "hub"));
+    let peer = mesh.homes[1].peer_id();
+    mesh.homes[1].stop();
+    let nodes = next("offline");
+    let nas = json!({ "node_id": "nas", "peer_id": peer, "what": "offline" });
+    assert!(nodes["changed"].as_array().is_some_and(|all| all.contains(&nas)), "{nodes}");
+}

@@ -352,6 +352,7 @@ pub struct Status {
 
 /// Parts of the program that it may be built without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part by itself")]
 pub struct Features {
     /// Devices on the local network are found.
     pub lan: bool,

@@ -219,15 +219,16 @@ impl Client {
         Err(Failure::from_answer(status, &body))
     }
 
-    /// Sends a request, and gives the answer as it comes.
+    /// Sends a request, with JSON in it or without, and gives the answer as it comes.
     #[cfg(feature = "mcp")]
     pub(crate) async fn stream(
         &self,
         path: &str,
-        body: String,
+        body: Option<String>,
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>, Failure> {
-        self.open(Method::POST, path, Extras { body: Some(body), headers, within: None }).await
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        self.open(method, path, Extras { body, headers, within: None }).await
     }
 
     async fn open(&self, method: Method, path: &str, extras: Extras<'_>) -> Result<Response<Incoming>, Failure> {

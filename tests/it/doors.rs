@@ -191,3 +191,27 @@ fn nobody_else_is_taken_for_the_door_and_a_session_is_its_users_alone() {
         "it goes on for its own"
     );
 }
+
+#[test]
+fn events_say_which_device_and_which_call() {
+    let mut mesh = Mesh::named(&["hub", "nas"]);
+    mesh.wait_converged();
+    let mut stream = UnixStream::connect(mesh.homes[0].path("run/sigil.sock")).expect("the door is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    write!(stream, "GET /api/v1/events?topics=nodes,call HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .expect("it can be asked");
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.by_ref().take_while(|line| !line.is_empty()).for_each(drop);
+    let mut next = |about: &str| {
+        let data = lines.find(|line| line.starts_with("data:") && line.contains(about)).expect("it is told");
+        serde_json::from_str::<serde_json::Value>(data.trim_start_matches("data:")).expect("JSON")
+    };
+    let id = mesh.homes[0].call("nas", "device.info", 60);
+    let call = next(&id);
+    assert_eq!((text(&call, "node"), text(&call, "tool"), text(&call, "origin")), ("nas", "device.info", "hub"));
+    let peer = mesh.homes[1].peer_id();
+    mesh.homes[1].stop();
+    let nodes = next("offline");
+    let nas = json!({ "node_id": "nas", "peer_id": peer, "what": "offline" });
+    assert!(nodes["changed"].as_array().is_some_and(|all| all.contains(&nas)), "{nodes}");
+}

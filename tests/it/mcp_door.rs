@@ -180,6 +180,11 @@ fn the_mesh_is_one_list_in_both_eras() {
     // It is called once, and says so.
     let ran = call(hub, "nas__append", &json!({}));
     assert_eq!((&ran["isError"], nas.witness().len()), (&json!(false), 1), "{ran}");
+    let told = hub.get_call(text(&items(&hub.get("calls?limit=1").expect(200))[0], "id"));
+    assert_eq!(
+        (&told["arguments"], &told["arguments_bytes"], text(&told, "principal"), text(&told["origin"], "node_id")),
+        (&json!({}), &json!(2), "agent:owner/mcp", "hub")
+    );
     let error = old(hub, "tools/call", &json!({ "name": "nas__nothing" }));
     assert_eq!(error["error"]["code"], -32602, "{error}");
     let info = call(hub, "nas__device_info", &json!({}));
@@ -525,7 +530,8 @@ fn results_are_handed_on_as_what_they_are() {
     );
     let mixed = call(hub, "nas__py_mixed", &json!({}));
     let kinds: Vec<&str> = mixed["content"].as_array().unwrap().iter().map(|part| text(part, "type")).collect();
-    assert_eq!(kinds, ["text", "image", "text", "text"], "{mixed}");
+    // What has a name is a document.
+    assert_eq!(kinds, ["text", "image", "resource", "resource"], "{mixed}");
     let image = data_encoding_of(text(&mixed["content"][1], "data"));
     assert_eq!((image.as_slice(), text(&mixed["content"][1], "mimeType")), (b"\x89PNG cat".as_slice(), "image/png"));
     assert_eq!(call(hub, "nas__py_structured", &json!({}))["structuredContent"], json!({ "n": 1 }));
@@ -618,4 +624,115 @@ fn clients_start_it_as_they_are_told_to() {
         drop(input);
         assert!(child.wait().expect("it ends").success());
     }
+}
+
+/// A client of the older era that listens, at the socket of a home.
+struct Ear(BufReader<std::os::unix::net::UnixStream>);
+
+impl Ear {
+    fn open(home: &Home) -> (u16, Self) {
+        let mut stream = std::os::unix::net::UnixStream::connect(home.path("run/sigil.sock")).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("it is one");
+        write!(stream, "GET /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n").expect("it reads");
+        let mut ear = Self(BufReader::new(stream));
+        let status = ear.line().split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, ear)
+    }
+
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("it says something");
+        line
+    }
+
+    /// The next message.
+    #[track_caller]
+    fn next(&mut self) -> Value {
+        loop {
+            if let Some(data) = self.line().strip_prefix("data: ") {
+                return serde_json::from_str(data.trim()).expect("JSON");
+            }
+        }
+    }
+}
+
+#[test]
+fn in_the_older_era_too_a_client_hears_that_the_list_has_changed() {
+    let one = "[discovery]\nlan = false\n[tools.one]\ncommand = \"true\"\n";
+    let hub = Home::new("hub").with_only_config(one).started();
+    let (status, mut ear) = Ear::open(&hub);
+    assert_eq!(status, 200);
+    let mut pipe = Pipe::start(&hub, &["--as", "claude"]);
+    let hello = pipe.ask(1, "initialize", &json!({ "protocolVersion": "2025-11-25", "capabilities": {} }));
+    assert_eq!(hello["result"]["capabilities"]["tools"]["listChanged"], true);
+    pipe.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
+    assert!(names(&pipe.ask(2, "tools/list", &json!({}))).contains(&"hub__one".to_owned()));
+    let said = json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {} });
+    let mut hub = changed(hub, &pipe);
+    assert_eq!(ear.next(), said);
+    assert!(!names(&pipe.ask(3, "tools/list", &json!({}))).contains(&"hub__one".to_owned()));
+    // The stream ends with its agent, and the proxy listens at the next one.
+    hub.stop();
+    hub.start();
+    changed(hub, &pipe);
+    assert_eq!(pipe.end(), 0);
+}
+
+/// Changes the tools of a home until a client hears of it: whether it listens already, only this tells.
+#[track_caller]
+fn changed(mut hub: Home, pipe: &Pipe) -> Home {
+    for number in 0..6 {
+        hub = hub.with_only_config(&format!("[discovery]\nlan = false\n[tools.t{number}]\ncommand = \"true\"\n"));
+        while let Ok(line) = pipe.lines.recv_timeout(Duration::from_secs(4)) {
+            if line.contains("notifications/tools/list_changed") {
+                return hub;
+            }
+        }
+    }
+    panic!("it hears of nothing");
+}
+
+#[test]
+fn those_who_listen_have_a_number() {
+    let hub = Home::new("hub").started();
+    let mut ears: Vec<Ear> = (0..64)
+        .map(|_| {
+            let (status, ear) = Ear::open(&hub);
+            assert_eq!(status, 200);
+            ear
+        })
+        .collect();
+    assert_eq!(Ear::open(&hub).0, 429);
+    let (status, error) = new(&hub, "subscriptions/listen", json!({ "notifications": {} }), &json!({}));
+    assert_eq!((status, &error["error"]["code"]), (429, &json!(-32_000)), "{error}");
+    // All else is answered, and who goes makes room.
+    assert!(!names(&old(&hub, "tools/list", &json!({}))).is_empty());
+    ears.pop();
+    wait_until("there is room", PATIENCE, || Ear::open(&hub).0 == 200);
+}
+
+#[test]
+fn a_client_that_hangs_up_at_once_leaves_no_call_behind() {
+    let mut hub = Home::new("hub");
+    let witness = hub.witness_file();
+    hub = hub.with_config(&testbed::witness::tool("nap", "once", &witness, "sleep 4; echo over >> \"$0.over\"; ", ""));
+    hub.start();
+    let body =
+        json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "hub__nap", "arguments": {} } })
+            .to_string();
+    for micros in [0, 200, 500, 1_000, 1_500, 2_000, 3_000, 4_000, 6_000, 8_000, 12_000, 20_000] {
+        let mut stream = std::os::unix::net::UnixStream::connect(hub.path("run/sigil.sock")).expect("it listens");
+        let head =
+            "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n";
+        write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("it reads");
+        std::thread::sleep(Duration::from_micros(micros));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    wait_until("none is open", Duration::from_secs(3), || items(&hub.get("calls?state=open").expect(200)).is_empty());
+    let calls = hub.get("calls?limit=50").expect(200);
+    let states: Vec<&str> = items(&calls).iter().map(|call| text(call, "state")).collect();
+    println!("{} of 12 were accepted", states.len());
+    assert!(states.len() >= 3 && states.iter().all(|state| *state == "cancelled"), "{states:?}");
+    assert!(!std::path::Path::new(&format!("{}.over", witness.display())).exists(), "no run came to its end");
 }

@@ -155,6 +155,9 @@ pub(crate) enum McpCommand {
         /// Ask as this agent; default: the name of the client
         #[arg(long = "as", value_name = "NAME", value_parser = agent_name)]
         agent: Option<String>,
+        /// Write a bundle (.mcpb) in place of it, which the client installs
+        #[arg(long, value_name = "FILE")]
+        bundle: Option<PathBuf>,
     },
     /// MCP clients that were here, and what was said of them
     Clients {

@@ -1,5 +1,7 @@
 //! `sigil mcp`: being an MCP server for a client, the settings of clients, and the list of those that were here.
 
+use std::path::Path;
+
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -36,11 +38,20 @@ const fn about(client: McpClient) -> (&'static str, &'static str, &'static str) 
 }
 
 /// Prints the settings with which a client starts `sigil mcp` for this home.
-pub(super) fn config(client: &Client, of: McpClient, agent: Option<String>, ui: Ui) -> Result<Exit, Failure> {
+pub(super) fn config(
+    client: &Client,
+    of: McpClient,
+    agent: Option<String>,
+    bundle: Option<&Path>,
+    ui: Ui,
+) -> Result<Exit, Failure> {
     let (name, member, place) = about(of);
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Exit::Failed, format!("where this program is, is not known: {error}")))?;
     let agent = agent.unwrap_or_else(|| name.to_owned());
+    if let Some(file) = bundle {
+        return bundled(&program, client.home(), &agent, file, ui);
+    }
     let mut server = json!({
         "command": program.display().to_string(),
         "args": ["mcp", "--as", agent, "--home", client.home().display().to_string()],
@@ -56,6 +67,27 @@ pub(super) fn config(client: &Client, of: McpClient, agent: Option<String>, ui: 
         ui.say(&format!("add this to {place}, then start the client anew"));
     }
     Ok(Exit::Ok)
+}
+
+/// Writes a bundle that starts this program for this home.
+#[cfg(feature = "mcp")]
+fn bundled(program: &Path, home: &Path, agent: &str, file: &Path, ui: Ui) -> Result<Exit, Failure> {
+    super::mcp_bundle::write(program, home, agent, file)
+        .map_err(|error| Failure::new(Exit::Failed, format!("writing {}: {error}", file.display())))?;
+    if ui.json {
+        ui.document("sigil.mcp.bundle/1", json!({ "file": file.display().to_string(), "agent": agent }));
+    } else {
+        ui.print(&file.display().to_string());
+        ui.say("open it with the client; it starts this program for this home, and holds no secret");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Says that it cannot.
+#[cfg(not(feature = "mcp"))]
+fn bundled(_: &Path, _: &Path, _: &str, _: &Path, _: Ui) -> Result<Exit, Failure> {
+    Err(Failure::new(Exit::Usage, "this sigil was built without its MCP door")
+        .hint("build it with the feature `mcp`, which is among the default ones"))
 }
 
 /// Lists clients, or says something of one.

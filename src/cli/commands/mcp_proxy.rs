@@ -29,8 +29,9 @@ const PROBLEM_BYTES_MAX: usize = 64 * 1024;
 const EVENT_BYTES_MAX: usize = 130 * 1024 * 1024;
 /// Time for which an agent that was there is waited for: it is started anew in less.
 const RECONNECT: Duration = Duration::from_secs(20);
-/// Between two tries.
+/// Between two tries, and between two to listen, which nobody waits for.
 const RETRY: Duration = Duration::from_millis(200);
+const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// Time that requests under way get once the input has ended.
 const LINGER: Duration = Duration::from_millis(700);
 /// Requests under way. The next line waits until one is over.
@@ -81,6 +82,8 @@ pub(super) async fn serve(
     let tasks = TaskGroup::default();
     let mut input = BufReader::new(tokio::io::stdin());
     let mut number = 0;
+    // A client of the older era gets the stream that it would open over HTTP.
+    let mut listens = false;
     loop {
         while proxy.under_way.lock().unwrap_or_else(PoisonError::into_inner).len() >= UNDER_WAY_MAX {
             proxy.over.notified().await;
@@ -102,6 +105,11 @@ pub(super) async fn serve(
         }
         if line.trim_ascii().is_empty() {
             continue;
+        }
+        if !listens && method_of(&line).as_deref() == Some("notifications/initialized") {
+            listens = true;
+            let proxy = proxy.clone();
+            tasks.spawn(async move { proxy.listen().await });
         }
         number += 1;
         proxy.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
@@ -192,15 +200,9 @@ impl Proxy {
         known: &Known,
         acknowledged: &mut bool,
     ) -> Tried {
-        let mut headers: Vec<(&str, &str)> = vec![
-            ("accept", "application/json, text/event-stream"),
-            (SESSION_HEADER, self.session.as_str()),
-            (KEEP_HEADER, "1"),
-        ];
+        let mut headers = self.headers();
         headers.extend(said.iter().map(|(name, value)| (*name, value.as_str())));
-        headers.extend(self.agent.as_deref().map(|agent| (CLIENT_HEADER, agent)));
-        headers.extend(self.profile.map(|profile| (PROFILE_HEADER, profile)));
-        let response = match self.client.stream(PATH, text.to_owned(), &headers).await {
+        let response = match self.client.stream(PATH, Some(text.to_owned()), &headers).await {
             Ok(response) => response,
             // Before there is a connection nothing was said.
             Err(failure) if matches!(failure.exit, Exit::NoAgent | Exit::Denied) => return Tried::NotSent(failure),
@@ -226,6 +228,33 @@ impl Proxy {
             self.say(&json!({ "jsonrpc": "2.0", "id": id, "error": error })).await;
         }
         Tried::Done
+    }
+
+    /// What every request says of the client.
+    fn headers(&self) -> Vec<(&str, &str)> {
+        let mut headers: Vec<(&str, &str)> = vec![
+            ("accept", "application/json, text/event-stream"),
+            (SESSION_HEADER, self.session.as_str()),
+            (KEEP_HEADER, "1"),
+        ];
+        headers.extend(self.agent.as_deref().map(|agent| (CLIENT_HEADER, agent)));
+        headers.extend(self.profile.map(|profile| (PROFILE_HEADER, profile)));
+        headers
+    }
+
+    /// Hands on what the agent says by itself, for as long as the process lives: in the older era that the list has changed.
+    async fn listen(&self) {
+        let nothing = Known { id: None, method: String::new(), again: true };
+        loop {
+            if let Ok(response) = self.client.stream(PATH, None, &self.headers()).await {
+                let kind = response.headers().get("content-type").and_then(|it| it.to_str().ok()).unwrap_or_default();
+                if !kind.starts_with("text/event-stream") {
+                    return;
+                }
+                self.events(response, &nothing, &mut false).await;
+            }
+            sleep(LISTEN_AGAIN).await;
+        }
     }
 
     async fn say(&self, message: &Value) {
@@ -299,8 +328,11 @@ fn is_answer(data: &[u8]) -> bool {
 }
 
 fn is_acknowledgement(data: &[u8]) -> bool {
-    let method = serde_json::from_slice::<Sketch>(data).ok().and_then(|it| it.method);
-    method.as_deref() == Some("notifications/subscriptions/acknowledged")
+    method_of(data).as_deref() == Some("notifications/subscriptions/acknowledged")
+}
+
+fn method_of(line: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Sketch>(line).ok()?.method
 }
 
 type Members = BTreeMap<String, Box<RawValue>>;

@@ -8,6 +8,8 @@ mod care;
 mod conflicts;
 mod console;
 mod mcp;
+#[cfg(feature = "mcp")]
+mod mcp_bundle;
 mod mcp_import;
 #[cfg(feature = "mcp")]
 mod mcp_proxy;
@@ -73,8 +75,8 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Mcp { command: Some(McpCommand::Import { file, write }), .. } => {
             mcp_import::import(client, &file, write, ui)
         }
-        Command::Mcp { command: Some(McpCommand::Config { client: of, agent }), .. } => {
-            mcp::config(client, of, agent, ui)
+        Command::Mcp { command: Some(McpCommand::Config { client: of, agent, bundle }), .. } => {
+            mcp::config(client, of, agent, bundle.as_deref(), ui)
         }
         Command::Mcp { command: Some(McpCommand::Clients { command }), .. } => mcp::clients(client, command, ui).await,
         Command::Mcp { args, command: None } => mcp::serve(client, args, ui).await,

@@ -8,6 +8,7 @@ use mesh_core::ids::{ReqId, ToolName};
 use mesh_core::io::CallState;
 use mesh_core::policy::Domain;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::desk::{Hold, UnderWay};
@@ -19,22 +20,28 @@ use crate::doors::identity::Identity;
 use crate::doors::ops::calls::{self, Reading, TIMEOUT_MAX};
 use crate::doors::ops::devices::is_online;
 use crate::mesh::CallStateFilter;
-use crate::status::OpError;
+use crate::status::{ErrorCode, OpError};
 
 /// Longest wait for a result within a request: some clients give up after a minute, and forget the call with it.
 const INLINE: Duration = Duration::from_secs(25);
 
-/// Tests do not wait as long as people's clients.
-fn inline() -> Duration {
+/// Tests do not wait as long as people's clients, and less where the answer is a task.
+#[cfg_attr(not(feature = "fault-points"), expect(unused_variables, reason = "only tests tell them apart"))]
+fn inline(manner: Manner) -> Duration {
     #[cfg(feature = "fault-points")]
-    if let Some(ms) = std::env::var("SIGIL_TEST_MCP_INLINE_MS").ok().and_then(|ms| ms.parse().ok()) {
-        return Duration::from_millis(ms);
+    {
+        let said = |name: &str| Some(Duration::from_millis(std::env::var(name).ok()?.parse().ok()?));
+        let of_task = said("SIGIL_TEST_MCP_TASK_MS").filter(|_| manner == Manner::Task);
+        if let Some(said) = of_task.or_else(|| said("SIGIL_TEST_MCP_INLINE_MS")) {
+            return said;
+        }
     }
     INLINE
 }
 
-/// Between two looks at a call.
+/// Between two looks at a call, and where its client wants to hear of progress.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOK_CLOSELY: Duration = Duration::from_millis(200);
 /// Longest silence towards a client that wants to hear of progress. Some count from the last word.
 const TELL_EVERY: Duration = Duration::from_secs(4);
 /// Time within which a call must start that is for a device which is away: people switch devices on the next day.
@@ -104,24 +111,35 @@ pub(super) async fn begin(
     let Asked { meant: Meant { peer, tool }, arguments, key, ttl, workspace, output } = asked;
     let ttl = ttl.unwrap_or_else(|| ttl_for(app, peer.as_ref(), &tool));
     let node = peer.map_or_else(|| super::names::ANY.to_owned(), |peer| peer.to_string());
-    let request = calls::Request {
-        node: &node,
-        tool: &tool,
-        arguments,
-        ttl,
-        timeout: TIMEOUT_MAX,
-        effect: None,
-        workspace,
-        agent: None,
-        client_key: key,
-    };
-    let accepted = calls::call(app.mesh(), who, request).await?;
-    // A key that was used before means a call that goes on by itself already: hanging up takes nothing back.
-    let mut hold = app.mcp.hold(who.clone(), accepted.id, by_connection);
-    if !accepted.created {
-        hold.let_go();
-    }
-    let (app, who, id, began) = (app.clone(), who.clone(), accepted.id, Instant::now());
+    let (told, made) = oneshot::channel();
+    let (its_app, its_who, arguments) = (app.clone(), who.clone(), arguments.to_owned());
+    // A task of its own: a client that hangs up while its call is accepted ends the request, and not this.
+    app.mcp.spawn(async move {
+        let request = calls::Request {
+            node: &node,
+            tool: &tool,
+            arguments: &arguments,
+            ttl,
+            timeout: TIMEOUT_MAX,
+            effect: None,
+            workspace,
+            agent: None,
+            client_key: key,
+        };
+        let made = calls::call(its_app.mesh(), &its_who, request).await.map(|accepted| {
+            let mut hold = its_app.mcp.hold(its_who, accepted.id, by_connection);
+            // A key that was used before means a call that goes on by itself already: hanging up takes nothing back.
+            if !accepted.created {
+                hold.let_go();
+            }
+            (accepted.id, hold)
+        });
+        // If nobody waits any more, the hold is dropped here, which takes the call back.
+        let _ = told.send(made);
+    });
+    let stops = |_| OpError::new(ErrorCode::Stopping, "the agent stops");
+    let (id, hold) = made.await.map_err(stops)??;
+    let (app, who, began) = (app.clone(), who.clone(), Instant::now());
     Ok(Running { app, who, id, hold, under_way, manner, output, began, told: None, words: 0, looked: false })
 }
 
@@ -140,9 +158,10 @@ impl Running {
     pub(super) async fn step(&mut self, tell: bool) -> Result<Step, OpError> {
         let cancelled = self.under_way.cancelled.clone();
         loop {
-            let left = inline().saturating_sub(self.began.elapsed());
+            let left = inline(self.manner).saturating_sub(self.began.elapsed());
             // The first look waits for nothing: whether somebody is away is known.
-            let wait = if std::mem::replace(&mut self.looked, true) { LOOK.min(left) } else { Duration::ZERO };
+            let pause = if tell { LOOK_CLOSELY } else { LOOK };
+            let wait = if std::mem::replace(&mut self.looked, true) { pause.min(left) } else { Duration::ZERO };
             let look = calls::read(self.app.mesh(), &self.who, &self.app.stop, self.id, wait);
             let Some(reading) = cancelled.run_until_cancelled(look).await else {
                 self.hold.take_back();

@@ -1,10 +1,11 @@
 //! What the MCP door keeps: cards that were read, names, the requests that are under way, and who has been here.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mesh_core::ids::ReqId;
 use mesh_core::io::View;
+use mesh_core::policy::Principal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +13,16 @@ use super::clients::Clients;
 use super::list::Cards;
 use super::names::Names;
 use crate::doors::identity::Identity;
+use crate::tasks::TaskGroup;
 
 /// Calls whose clients have hung up and that are not cancelled yet. Past this the calls go on, as if nobody had hung up.
 const HUNG_UP_MAX: usize = 1_024;
 /// Requests that can be cancelled by their id; those past this are only by hanging up.
 const UNDER_WAY_MAX: usize = 4_096;
+
+/// Clients that listen at once, and those of one principal: each costs a look at all tools whenever something changes.
+const LISTENING_MAX: usize = 256;
+const LISTENING_EACH_MAX: usize = 64;
 
 /// A call, and for whom it is to be cancelled.
 pub(super) type HungUp = (Identity, ReqId);
@@ -28,6 +34,8 @@ pub(in crate::doors) struct Desk {
     pub(super) clients: Clients,
     names: Mutex<Option<(Arc<View>, Arc<Names>)>>,
     under_way: Mutex<BTreeMap<String, CancellationToken>>,
+    listening: Mutex<BTreeMap<Principal, usize>>,
+    tasks: OnceLock<TaskGroup>,
     hung_up: mpsc::Sender<HungUp>,
     to_cancel: Mutex<Option<mpsc::Receiver<HungUp>>>,
 }
@@ -40,9 +48,34 @@ impl Desk {
             clients: Clients::load(home),
             names: Mutex::default(),
             under_way: Mutex::default(),
+            listening: Mutex::default(),
+            tasks: OnceLock::new(),
             hung_up,
             to_cancel: Mutex::new(Some(to_cancel)),
         }
+    }
+
+    /// Whose tasks those of the door are, from now on.
+    pub(super) fn set_tasks(&self, tasks: &TaskGroup) {
+        let _ = self.tasks.set(tasks.clone());
+    }
+
+    /// Does something that goes on when its request ends. Nothing before the door is open.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(tasks) = self.tasks.get() {
+            tasks.spawn(task);
+        }
+    }
+
+    /// A place for a client that listens; `None`: too many do.
+    pub(super) fn listen(self: &Arc<Self>, principal: &Principal) -> Option<Listening> {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = listening.get(principal).copied().unwrap_or_default();
+        if of_it >= LISTENING_EACH_MAX || listening.values().sum::<usize>() >= LISTENING_MAX {
+            return None;
+        }
+        listening.insert(principal.clone(), of_it + 1);
+        Some(Listening { desk: self.clone(), principal: principal.clone() })
     }
 
     /// Calls that are to be cancelled, for the first who asks.
@@ -89,6 +122,23 @@ impl Desk {
     /// A hold on a call by its client. `by_connection`: hanging up takes the call back.
     pub(super) fn hold(&self, who: Identity, id: ReqId, by_connection: bool) -> Hold {
         Hold { hung_up: self.hung_up.clone(), call: Some((who, id)), by_connection }
+    }
+}
+
+/// The place of a client that listens.
+#[derive(Debug)]
+pub(super) struct Listening {
+    desk: Arc<Desk>,
+    principal: Principal,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listening = self.desk.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_it) = listening.get_mut(&self.principal) {
+            *of_it = of_it.saturating_sub(1);
+        }
+        listening.retain(|_, of_it| *of_it > 0);
     }
 }
 

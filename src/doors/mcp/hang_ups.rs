@@ -8,6 +8,7 @@ use crate::tasks::TaskGroup;
 
 /// Cancels what clients have hung up on, until `tasks` stops.
 pub(in crate::doors) fn watch(app: &Arc<App>, tasks: &TaskGroup) {
+    app.mcp.set_tasks(tasks);
     let Some(mut calls) = app.mcp.to_cancel() else { return };
     let (stop, app) = (tasks.stopping(), app.clone());
     tasks.spawn(async move {

@@ -1,6 +1,9 @@
 //! Streamable HTTP at `/mcp`: one message in, one answer out, which is a document, or a stream where there is something to tell
 //! before it. No session is kept: the id that a client of the older era gets only tells its requests from those of others.
 
+#[cfg(feature = "fault-points")]
+mod fixture;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +28,8 @@ use super::desk::UnderWay;
 use super::list::{self, Listed};
 use super::subscribe::Subscription;
 use super::wire::{
-    self, Era, Fresh, Incoming, META_SERVER, Meta, Request as Asking, RpcError, SESSION_HEADER, TASKS, negotiated,
-    result, versions,
+    self, Era, Fresh, Incoming, META_SERVER, MODERN, Meta, Request as Asking, RpcError, SESSION_HEADER, TASKS,
+    VERSION_HEADER, negotiated, result, versions,
 };
 use super::{meta, resources, standing, tasks};
 use crate::doors::app::{App, AppState};
@@ -55,8 +58,28 @@ const AT_ONCE: Duration = Duration::from_millis(400);
 
 /// The routes of the door.
 pub(in crate::doors) fn routes() -> Router<Arc<App>> {
-    // What it does not take is answered with 405: there is no stream to get, and no session to end.
-    Router::new().route(PATH, axum::routing::post(post))
+    // What it does not take is answered with 405: there is no session to end.
+    Router::new().route(PATH, axum::routing::post(post).get(get))
+}
+
+/// The stream of a client of the older era: it hears that the list of tools has changed.
+async fn get(
+    State(app): AppState,
+    Extension(who): Extension<Identity>,
+    headers: HeaderMap,
+) -> Result<Response, OpError> {
+    let version = headers.get(VERSION_HEADER).and_then(|it| it.to_str().ok());
+    if !takes_streams(&headers) || version.is_some_and(|version| version >= MODERN) {
+        // As the specification says of a server without such a stream.
+        return Ok(StatusCode::METHOD_NOT_ALLOWED.into_response());
+    }
+    let principal = principal_of(&app, &who)?;
+    app.mcp.clients.admit(&principal, None)?;
+    let beats = !headers.contains_key(KEEP_HEADER);
+    Ok(match Subscription::of_older_era(app, who, principal) {
+        Some(subscription) => streamed(subscription.messages(), beats),
+        None => refused(&RpcError::too_many(), Era::Legacy, None),
+    })
 }
 
 async fn post(
@@ -74,7 +97,11 @@ async fn post(
             }
             return Ok(StatusCode::ACCEPTED.into_response());
         }
-        Ok(Incoming::Answer) => return Ok(StatusCode::ACCEPTED.into_response()),
+        Ok(Incoming::Answer) => {
+            #[cfg(feature = "fault-points")]
+            fixture::heard(&bytes);
+            return Ok(StatusCode::ACCEPTED.into_response());
+        }
         Err(error) => return Ok(refused(&error, Era::Legacy, None)),
     };
     let (era, said) = match wire::era(&asking, &headers) {
@@ -203,7 +230,15 @@ impl Visit {
     }
 
     async fn answer(&self, asking: &Asking<'_>) -> Result<Response, RpcError> {
+        #[cfg(feature = "fault-points")]
+        if let Some(answer) = fixture::answer(self, asking) {
+            return answer;
+        }
         let params = asking.params.map_or("{}", RawValue::get);
+        #[cfg(feature = "fault-points")]
+        let instead = fixture::instead(self, asking);
+        #[cfg(feature = "fault-points")]
+        let params = instead.as_deref().unwrap_or(params);
         let whole = |it: Map<String, Value>, fresh| {
             Ok(document(StatusCode::OK, result(&asking.id, self.era, it, fresh).to_string()))
         };
@@ -228,7 +263,7 @@ impl Visit {
             ("subscriptions/listen", Era::Modern) => {
                 let subscription =
                     Subscription::open(self.app.clone(), self.who.clone(), self.principal.clone(), &asking.id, params)?;
-                Ok(Self::streamed(subscription.messages()))
+                Ok(streamed(subscription.messages(), self.by_connection))
             }
             (other, _) => Err(RpcError::unknown_method(other)),
         }
@@ -243,10 +278,12 @@ impl Visit {
         let asked = serde_json::from_str::<InitializeParams>(params).ok().and_then(|it| it.version);
         let said = json!({
             "protocolVersion": negotiated(asked.as_deref()),
-            "capabilities": { "tools": { "listChanged": false }, "resources": {} },
+            "capabilities": { "tools": { "listChanged": true }, "resources": {} },
             "serverInfo": self.server(),
             "instructions": INSTRUCTIONS,
         });
+        #[cfg(feature = "fault-points")]
+        let said = fixture::capabilities(said, self.era);
         let mut response = document(StatusCode::OK, json!({ "jsonrpc": "2.0", "id": id, "result": said }).to_string());
         let mut session = [0; 16];
         // Without entropy two clients of one holder may share an id, and each could take back the other's requests.
@@ -264,6 +301,8 @@ impl Visit {
             "instructions": INSTRUCTIONS,
             "_meta": { META_SERVER: self.server() },
         });
+        #[cfg(feature = "fault-points")]
+        let said = fixture::capabilities(said, self.era);
         match said {
             Value::Object(members) => members,
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
@@ -280,6 +319,8 @@ impl Visit {
             let shows_all = self.terms.profile == Profile::Full || all.len() <= AUTO_MAX;
             tools.extend(all.into_iter().filter(|tool| shows_all || self.terms.pinned.contains(&tool.name)));
         }
+        #[cfg(feature = "fault-points")]
+        fixture::list(&mut tools);
         tools.sort_by(|a, b| a.name.cmp(&b.name));
         self.app.mcp.clients.note_listed(&self.principal, tools.len());
         let tools: Vec<Value> = tools.into_iter().map(|Listed { entry, .. }| entry).collect();
@@ -319,7 +360,7 @@ impl Visit {
                 None => StatusCode::ACCEPTED.into_response(),
             });
         }
-        Ok(Self::streamed(waiting.messages()))
+        Ok(streamed(waiting.messages(), self.by_connection))
     }
 
     async fn begin(&self, params: &CallParams<'_>, under_way: UnderWay) -> Result<Began, OpError> {
@@ -366,13 +407,18 @@ impl Visit {
         let about = self.app.mcp.cards.of(self.app.mesh(), node.peer, tool, Duration::ZERO).await;
         list::output_schema(about.as_deref())
     }
+}
 
-    fn streamed(messages: impl Stream<Item = Value> + Send + 'static) -> Response {
-        use futures_util::StreamExt as _;
-        // One line: JSON escapes line breaks.
-        let events =
-            messages.map(|message| Ok::<_, Infallible>(Sse::default().event("message").data(message.to_string())));
-        axum::response::Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("")).into_response()
+/// Messages as a stream of events. `beats`: a dead connection is only noticed by what is sent on it.
+fn streamed(messages: impl Stream<Item = Value> + Send + 'static, beats: bool) -> Response {
+    use futures_util::StreamExt as _;
+    // One line: JSON escapes line breaks.
+    let events = messages.map(|message| Ok::<_, Infallible>(Sse::default().event("message").data(message.to_string())));
+    let events = axum::response::Sse::new(events);
+    if beats {
+        events.keep_alive(KeepAlive::new().interval(HEARTBEAT).text("")).into_response()
+    } else {
+        events.into_response()
     }
 }
 

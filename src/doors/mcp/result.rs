@@ -144,10 +144,13 @@ pub(super) fn is_text(media_type: &str) -> bool {
 fn shown(reading: &Reading, piece: &Piece) -> Value {
     let essence = essence(&piece.media_type);
     let Some(bytes) = &piece.bytes else { return link(reading, piece) };
+    let uri = uri(reading.own.header.id, piece.number);
     if is_text(&essence)
         && let Ok(said) = std::str::from_utf8(bytes)
     {
-        return text(said);
+        // What has a name is a document, and no word of the tool's.
+        let document = || json!({ "type": "resource", "resource": { "uri": uri, "mimeType": essence, "text": said } });
+        return if piece.name.is_empty() { text(said) } else { document() };
     }
     let kind = match essence.as_str() {
         "image/png" | "image/jpeg" | "image/gif" | "image/webp" => "image",
@@ -156,7 +159,6 @@ fn shown(reading: &Reading, piece: &Piece) -> Value {
     };
     let data = BASE64.encode(bytes);
     if kind == "resource" {
-        let uri = uri(reading.own.header.id, piece.number);
         return json!({ "type": "resource", "resource": { "uri": uri, "mimeType": essence, "blob": data } });
     }
     json!({ "type": kind, "data": data, "mimeType": essence })

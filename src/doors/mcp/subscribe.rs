@@ -1,4 +1,5 @@
-//! `subscriptions/listen`: told when the list of tools changes, for as long as the connection and the right to it last.
+//! Clients that listen: told when the list of tools changes, for as long as the connection and the right to it last. In the newer era that
+//! is `subscriptions/listen`, in the older one the stream that a GET opens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::desk::Listening;
 use super::list;
 use super::wire::{META_SUBSCRIPTION, RpcError};
 use crate::doors::app::App;
@@ -39,8 +41,10 @@ pub(super) struct Subscription {
     app: Arc<App>,
     who: Identity,
     principal: Principal,
-    id: Value,
+    /// Id of the request of the newer era.
+    id: Option<Value>,
     wants_tools: bool,
+    _place: Listening,
     view: watch::Receiver<Arc<View>>,
     edited: watch::Receiver<()>,
     known: Hash,
@@ -65,15 +69,26 @@ impl Subscription {
     ) -> Result<Self, RpcError> {
         let params: ListenParams = serde_json::from_str(params)
             .map_err(|error| RpcError::invalid_params(format!("the parameters: {error}")))?;
+        let wants_tools = params.notifications.tools_list_changed;
+        Self::new(app, who, principal, Some(id.clone()), wants_tools).ok_or_else(RpcError::too_many)
+    }
+
+    /// That of a client of the older era, which cannot choose; `None`: too many listen.
+    pub(super) fn of_older_era(app: Arc<App>, who: Identity, principal: Principal) -> Option<Self> {
+        Self::new(app, who, principal, None, true)
+    }
+
+    fn new(app: Arc<App>, who: Identity, principal: Principal, id: Option<Value>, wants_tools: bool) -> Option<Self> {
+        let place = app.mcp.listen(&principal)?;
         let (view, edited) = (app.mesh().watch_view(), app.mcp.clients.watch());
         let known = fingerprint(&app.mesh().view(), &who);
-        let wants_tools = params.notifications.tools_list_changed;
-        Ok(Self {
+        Some(Self {
             app,
             who,
             principal,
-            id: id.clone(),
+            id,
             wants_tools,
+            _place: place,
             view,
             edited,
             known,
@@ -87,8 +102,10 @@ impl Subscription {
     }
 
     async fn next(&mut self) -> Option<Value> {
+        // The older era has no first word and no last one.
+        let is_older = self.id.is_none();
         match self.state {
-            State::New => {
+            State::New if !is_older => {
                 self.state = State::Open;
                 let accepted = if self.wants_tools { json!({ "toolsListChanged": true }) } else { json!({}) };
                 Some(json!({
@@ -97,14 +114,17 @@ impl Subscription {
                     "params": { "notifications": accepted, "_meta": self.meta() },
                 }))
             }
-            State::Open => {
+            State::New | State::Open => {
                 if self.changed().await {
-                    let params = json!({ "_meta": self.meta() });
+                    let params = if is_older { json!({}) } else { json!({ "_meta": self.meta() }) };
                     return Some(
                         json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params }),
                     );
                 }
                 self.state = State::Over;
+                if is_older {
+                    return None;
+                }
                 let result = json!({ "resultType": "complete", "_meta": self.meta() });
                 Some(json!({ "jsonrpc": "2.0", "id": self.id, "result": result }))
             }

@@ -43,10 +43,17 @@ pub(super) async fn get(app: &Arc<App>, who: &Identity, params: &str) -> Result<
     let reading = found(app, who, params).await?;
     let standing = standing::of(app.mesh(), &reading, None).await;
     let mut task = of(&app.mesh().view(), &reading, &standing);
-    if status(reading.record().state) == "completed" {
-        let mut result = result::of(app, who, &reading, None).await;
-        result.insert("resultType".to_owned(), "complete".into());
-        task.insert("result".to_owned(), Value::Object(result));
+    match status(reading.record().state) {
+        "completed" => {
+            let mut result = result::of(app, who, &reading, None).await;
+            result.insert("resultType".to_owned(), "complete".into());
+            task.insert("result".to_owned(), Value::Object(result));
+        }
+        "failed" => {
+            let error = RpcError::internal(standing.text).with(Value::Object(standing.value));
+            task.insert("error".to_owned(), error.value());
+        }
+        _ => {}
     }
     Ok(task)
 }
@@ -73,19 +80,14 @@ pub(super) fn created(view: &View, reading: &Reading, standing: &Standing) -> Ma
     task
 }
 
-/// A call that waits for a person works too: the client has nothing to give to it.
+/// A call that waits for a person works too: the client has nothing to give to it. What a tool says of its own failure is its result;
+/// where no tool has come to an end, the task has failed.
 const fn status(state: CallState) -> &'static str {
     match state {
         CallState::Open(_) => "working",
         CallState::Ended(Ending::Cancelled) => "cancelled",
-        CallState::Ended(
-            Ending::Done
-            | Ending::Failed
-            | Ending::Interrupted
-            | Ending::Expired
-            | Ending::Denied
-            | Ending::Undeliverable,
-        ) => "completed",
+        CallState::Ended(Ending::Done | Ending::Failed) => "completed",
+        CallState::Ended(Ending::Interrupted | Ending::Expired | Ending::Denied | Ending::Undeliverable) => "failed",
     }
 }
 

@@ -42,6 +42,8 @@ const INTERNAL: i64 = -32603;
 const HEADER_MISMATCH: i64 = -32020;
 const MISSING_CAPABILITY: i64 = -32021;
 const UNSUPPORTED_VERSION: i64 = -32022;
+/// Of our own: too many clients listen.
+const TOO_MANY: i64 = -32_000;
 
 /// Era of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +84,18 @@ impl RpcError {
 
     /// The client did not say that it knows tasks.
     pub(super) fn needs_tasks() -> Self {
-        let needed = json!({ "requiredCapabilities": { "extensions": { TASKS: {} } } });
-        Self::new(MISSING_CAPABILITY, format!("this needs the capability `{TASKS}` of the client")).with(needed)
+        Self::needs(TASKS, &json!({ "extensions": { TASKS: {} } }))
+    }
+
+    /// The client did not say that it has a capability, told by its name and as a client would say it.
+    pub(super) fn needs(name: &str, capabilities: &Value) -> Self {
+        let needed = json!({ "requiredCapabilities": capabilities });
+        Self::new(MISSING_CAPABILITY, format!("this needs the capability `{name}` of the client")).with(needed)
+    }
+
+    /// Too many clients listen.
+    pub(super) fn too_many() -> Self {
+        Self::new(TOO_MANY, "too many clients listen already: end one, or ask for the list when it is needed")
     }
 
     #[must_use]
@@ -103,6 +115,7 @@ impl RpcError {
             (PARSE_ERROR | INVALID_REQUEST, _)
             | (HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION, Era::Modern) => StatusCode::BAD_REQUEST,
             (METHOD_NOT_FOUND, Era::Modern) => StatusCode::NOT_FOUND,
+            (TOO_MANY, _) => StatusCode::TOO_MANY_REQUESTS,
             _ if self.malformed => StatusCode::BAD_REQUEST,
             _ => StatusCode::OK,
         }
@@ -110,11 +123,16 @@ impl RpcError {
 
     /// The message that says so.
     pub(super) fn message(&self, id: Option<&Value>) -> Value {
+        json!({ "jsonrpc": "2.0", "id": id, "error": self.value() })
+    }
+
+    /// The error by itself.
+    pub(super) fn value(&self) -> Value {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let (Some(data), Some(members)) = (&self.data, error.as_object_mut()) {
             members.insert("data".to_owned(), data.clone());
         }
-        json!({ "jsonrpc": "2.0", "id": id, "error": error })
+        error
     }
 }
 
@@ -231,6 +249,12 @@ impl Meta {
     /// The token by which progress is told; `None`: the client does not want to hear of it.
     pub(super) fn progress_token(&self) -> Option<&Value> {
         self.members.get("progressToken").filter(|token| token.is_string() || token.is_number())
+    }
+
+    /// True if the client says that it has a capability.
+    #[cfg(feature = "fault-points")]
+    pub(super) fn knows(&self, capability: &str) -> bool {
+        self.members.get(META_CAPABILITIES).and_then(|it| it.get(capability)).is_some_and(Value::is_object)
     }
 
     /// True if the client takes a task for an answer.

@@ -11,6 +11,7 @@ use axum::{Extension, Json};
 use mesh_core::ids::ToolName;
 use mesh_core::io::View;
 use mesh_core::limits;
+use mesh_core::record::Payload;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
@@ -18,7 +19,7 @@ use utoipa::openapi::{Object, Ref, RefOr};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::extract::{JSON, JSON_DEPTH_MAX, Query, Segment, body_or_default, check_accept, json_bytes, parse};
-use super::model::{EffectName, Page, time};
+use super::model::{EffectName, NamedPeer, Page, time};
 use super::payload::{content_type, file_type, show_output};
 use super::results::{RESULT_WAIT, RawBytes, prefer_wait, url};
 use super::shapes::{
@@ -200,6 +201,21 @@ pub struct Call {
     pub node: String,
     /// The tool.
     pub tool: String,
+    /// Its arguments: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null in lists, and
+    /// over 32 KiB.
+    #[schema(value_type = serde_json::Value)]
+    pub arguments: Option<Box<RawValue>>,
+    /// Encoding of `arguments`: json, text or base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments_encoding: Option<&'static str>,
+    /// Size of the arguments.
+    pub arguments_bytes: u64,
+    /// Who asked.
+    pub principal: String,
+    /// The device at which it was asked.
+    pub origin: NamedPeer,
+    /// The workspace in which it was asked; null: in none.
+    pub workspace: Option<String>,
     /// accepted, asking (somebody has to say yes), queued, dispatched, running; or the ending: done, failed, interrupted, expired, cancelled, denied,
     /// undeliverable.
     pub state: String,
@@ -321,10 +337,20 @@ fn render(view: &View, reading: &Reading) -> Call {
     let shown = reading.output.as_ref().filter(|bytes| !bytes.is_empty()).and_then(|bytes| show_output(bytes));
     let (header, record) = (&reading.own.header, reading.record());
     let len = record.output.len();
+    let arguments = match &header.arguments {
+        Payload::Inline(bytes) => show_output(bytes),
+        Payload::Blob { .. } => None,
+    };
     Call {
         id: header.id.to_string(),
         node: view.target_name(header).into_owned(),
         tool: header.tool.to_string(),
+        arguments_encoding: arguments.as_ref().map(|(_, encoding)| *encoding),
+        arguments: arguments.map(|(arguments, _)| arguments),
+        arguments_bytes: header.arguments.len(),
+        principal: view.asked_by(header, &reading.own.origin).to_string(),
+        origin: NamedPeer::new(view, &reading.own.origin),
+        workspace: header.workspace.as_ref().map(ToString::to_string),
         state: record.state.as_str().to_owned(),
         confirmed: record.confirmed,
         attempt: record.attempt,
@@ -401,7 +427,8 @@ pub(super) async fn list(
     let (state, after) = (query.state.map(|state| state.0), query.cursor.map(|cursor| cursor.0));
     let page = calls::list(app.mesh(), &who, node, state, after, usize::try_from(limit).unwrap_or(usize::MAX)).await?;
     let view = app.mesh().view();
-    let items = page.items.into_iter().map(|reading| render(&view, &reading)).collect();
+    let brief = |reading| Call { arguments: None, arguments_encoding: None, ..render(&view, &reading) };
+    let items = page.items.into_iter().map(brief).collect();
     Ok(Json(Page { items, next_cursor: page.next.map(write_cursor) }))
 }
 

@@ -1,6 +1,6 @@
 //! Events of the mesh, as server-sent events.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use axum::response::sse::{Event as Sse, KeepAlive};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, Stream};
+use mesh_core::ids::PeerId;
+use mesh_core::io::{NodeView, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -25,9 +27,10 @@ use super::shapes::{TOPICS, Topics, of_query};
 use crate::doors::app::{App, AppState};
 use crate::doors::identity::Identity;
 use crate::doors::ops::calls;
-use crate::doors::ops::devices::name_of;
-use crate::mesh::{Event, EventKind, EventLog};
+use crate::doors::ops::devices::{is_online, name_of};
+use crate::mesh::{Event, EventKind, EventLog, Surroundings};
 use crate::status::OpError;
+use crate::text::visible;
 
 /// Silence after which a comment is sent, so that both ends notice a dead connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -78,6 +81,8 @@ fn event_words() -> Object {
 ///
 /// Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
 /// or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
+/// Those of `nodes`, `pending` and `nearby` say in `changed` which devices (`node_id`, `peer_id`) and `what`: joined, left, renamed, online,
+/// offline or changed; without it, of events that were missed, any may have.
 /// A token that does not look after the mesh gets the topics `gateway`, `nodes` and, of calls that it may see, `call`; the
 /// stream ends when it is revoked.
 #[utoipa::path(get, path = "/api/v1/events", operation_id = "streamEvents", tag = "operation",
@@ -133,6 +138,10 @@ struct Feed {
     live: broadcast::Receiver<Arc<Event>>,
     /// Newest that was looked at, whether sent or not.
     seen: u64,
+    /// Newest of those before which nothing is known of what was.
+    missed: u64,
+    /// As it was when devices were told of last.
+    told: (Arc<View>, Arc<Surroundings>),
     /// Sent before anything else.
     first: Option<Sse>,
 }
@@ -144,7 +153,8 @@ impl Feed {
         let seen = log.newest();
         let (old, live) = log.since(Some(seen));
         let waiting = old.unwrap_or_default().into();
-        let mut feed = Self { app, who, log, topics, waiting, live, seen, first: None };
+        let told = (app.mesh().view(), app.mesh().surroundings());
+        let mut feed = Self { app, who, log, topics, waiting, live, seen, missed: seen, told, first: None };
         match last {
             // An id alone is no event, but the browser remembers it: so even this client can resume.
             Last::Nothing => feed.first = Some(Sse::default().id(write_id(feed.app.started_ms, seen))),
@@ -195,7 +205,7 @@ impl Feed {
                 return None;
             }
             if self.concerns(&event.what).await {
-                return Some(self.write(&event));
+                return Some(self.write(&event).await);
             }
         }
     }
@@ -211,7 +221,7 @@ impl Feed {
         }
     }
 
-    fn write(&self, event: &Event) -> Sse {
+    async fn write(&mut self, event: &Event) -> Sse {
         let topic = topic(&event.what);
         let mut data = match &event.what {
             EventKind::Gateway(gateway) => match gateway {
@@ -222,16 +232,50 @@ impl Feed {
                 }
                 None => json!({ "gateway": null }),
             },
-            EventKind::Call(id, row) => json!({
-                "id": id.to_string(),
-                "state": row.state.as_str(),
-                "attempt": row.attempt,
-                "confirmed": row.confirmed,
-                "reason": row.reason,
-                "peer": row.peer.to_string(),
-            }),
+            EventKind::Call(id, row) => {
+                let mut data = json!({
+                    "id": id.to_string(),
+                    "state": row.state.as_str(),
+                    "attempt": row.attempt,
+                    "confirmed": row.confirmed,
+                    "reason": row.reason,
+                    "peer": row.peer.to_string(),
+                });
+                // Of one that has left the book meanwhile this is not said.
+                if let (Ok(Some(call)), Some(members)) = (self.app.mesh().call(*id).await, data.as_object_mut()) {
+                    let view = self.app.mesh().view();
+                    members.insert("node".to_owned(), view.target_name(&call.header).as_ref().to_string().into());
+                    members.insert("tool".to_owned(), call.header.tool.to_string().into());
+                    members.insert("origin".to_owned(), name_of(&view, &call.origin).into());
+                    members
+                        .insert("principal".to_owned(), view.asked_by(&call.header, &call.origin).to_string().into());
+                }
+                data
+            }
             EventKind::Warning(text) => json!({ "text": text }),
-            EventKind::Nodes | EventKind::Pending | EventKind::Nearby => json!({}),
+            EventKind::Nodes | EventKind::Pending | EventKind::Nearby if event.id <= self.missed => json!({}),
+            EventKind::Nodes => {
+                let before = std::mem::replace(&mut self.told.0, self.app.mesh().view());
+                json!({ "changed": nodes_changed(&before, &self.told.0) })
+            }
+            EventKind::Pending | EventKind::Nearby => {
+                let before = std::mem::replace(&mut self.told.1, self.app.mesh().surroundings());
+                let asking =
+                    |of: &Surroundings| of.pending.iter().map(|it| (it.peer, it.node_id.to_string())).collect();
+                let strangers = |of: &Surroundings| of.nearby.iter().map(|it| (it.peer, visible(&it.name))).collect();
+                let is_asking = matches!(event.what, EventKind::Pending);
+                let of = |it: &Surroundings| if is_asking { asking(it) } else { strangers(it) };
+                // The other kind is told by its own events.
+                let (was, is) = (of(&before), of(&self.told.1));
+                let mut kept = Surroundings::clone(&self.told.1);
+                if is_asking {
+                    kept.nearby.clone_from(&before.nearby);
+                } else {
+                    kept.pending.clone_from(&before.pending);
+                }
+                self.told.1 = Arc::new(kept);
+                json!({ "changed": named_changed(&was, &is) })
+            }
         };
         if let Some(members) = data.as_object_mut() {
             members.insert("at".to_owned(), Value::String(time(event.at_ms)));
@@ -239,6 +283,37 @@ impl Feed {
         // One line: JSON escapes line breaks, so nothing in it can forge a field of the stream.
         Sse::default().id(write_id(self.app.started_ms, event.id)).event(topic).data(data.to_string())
     }
+}
+
+/// What has become of members.
+fn nodes_changed(before: &View, now: &View) -> Vec<Value> {
+    let told = |node: &NodeView, what: &str| json!({ "node_id": node.node_id.to_string(), "peer_id": node.peer.to_string(), "what": what });
+    let of_one = |node: &NodeView| {
+        let Some(was) = before.by_peer(&node.peer) else { return Some(told(node, "joined")) };
+        let is_online = is_online(now, node);
+        let what = match is_online != self::is_online(before, was) {
+            true if is_online => "online",
+            true => "offline",
+            false if was.node_id != node.node_id => "renamed",
+            false if was == node => return None,
+            false => "changed",
+        };
+        Some(told(node, what))
+    };
+    let gone = before.nodes.iter().filter(|was| now.by_peer(&was.peer).is_none()).map(|was| told(was, "left"));
+    now.nodes.iter().filter_map(of_one).chain(gone).collect()
+}
+
+/// What has become of devices of which a name is known.
+fn named_changed(before: &BTreeMap<PeerId, String>, now: &BTreeMap<PeerId, String>) -> Vec<Value> {
+    let told = |(peer, name): (&PeerId, &String), what: &str| json!({ "node_id": name, "peer_id": peer.to_string(), "what": what });
+    let news = now.iter().filter_map(|it| match before.get(it.0) {
+        None => Some(told(it, "joined")),
+        Some(was) if was == it.1 => None,
+        Some(_) => Some(told(it, "renamed")),
+    });
+    let gone = before.iter().filter(|(peer, _)| !now.contains_key(*peer)).map(|it| told(it, "left"));
+    news.chain(gone).collect()
 }
 
 fn feed(
@@ -262,6 +337,21 @@ mod tests {
         for bad in ["", "7", "1a-", "-7", "1a-x", "1a-7-7"] {
             assert_eq!(read_id(0x1a, bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn devices_that_have_a_name_alone_are_told_of_by_it() {
+        let of =
+            |all: &[(u8, &str)]| all.iter().map(|(peer, name)| (PeerId([*peer; 32]), (*name).to_owned())).collect();
+        let (before, now) = (of(&[(1, "a"), (2, "b"), (3, "c")]), of(&[(1, "a"), (2, "x"), (4, "d")]));
+        let told: Vec<(String, String)> = named_changed(&before, &now)
+            .iter()
+            .map(|it| (it["node_id"].as_str().unwrap().to_owned(), it["what"].as_str().unwrap().to_owned()))
+            .collect();
+        let want =
+            [("x", "renamed"), ("d", "joined"), ("c", "left")].map(|(name, what)| (name.to_owned(), what.to_owned()));
+        assert_eq!(told, want);
+        assert!(named_changed(&now, &now).is_empty());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) async fn approve(
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
     let (view, node) = devices::approve_pending(app.mesh(), &who, &id, approval.read()?).await?;
-    Ok(Json(Node::approved(&view, &node)))
+    Ok(Json(Node::approved(&view, &node, &app.mesh().surroundings())))
 }
 
 /// Rejects a device that awaits approval.

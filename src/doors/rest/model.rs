@@ -326,6 +326,10 @@ pub struct Status {
     pub nodes: usize,
     /// Those of them that are online.
     pub nodes_online: usize,
+    /// True if there are other members, and this device is linked to none of them.
+    pub isolated: bool,
+    /// What the program was built with.
+    pub features: Features,
     /// Devices that await approval.
     pub pending: usize,
     /// Strangers seen on the local network.
@@ -344,6 +348,30 @@ pub struct Status {
     pub pid: u32,
     /// Start of the agent.
     pub started_at: String,
+}
+
+/// Parts of the program that it may be built without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part by itself")]
+pub struct Features {
+    /// Devices on the local network are found.
+    pub lan: bool,
+    /// The MCP door.
+    pub mcp: bool,
+    /// Models run on this device.
+    pub models: bool,
+    /// The web page.
+    pub ui: bool,
+}
+
+impl Features {
+    /// Those of this program.
+    pub(super) const OWN: Self = Self {
+        lan: cfg!(feature = "lan"),
+        mcp: cfg!(feature = "mcp"),
+        models: cfg!(feature = "models"),
+        ui: cfg!(feature = "ui"),
+    };
 }
 
 /// The gateway as `view` knows it.
@@ -420,6 +448,8 @@ pub struct Node {
     pub approved_at: Option<String>,
     /// Reachability.
     pub state: NodeState,
+    /// How packets travel between it and this device; null while the two are not linked.
+    pub via: Option<LinkVia>,
     /// True if it is the gateway.
     pub gateway: bool,
     /// True if it is this device.
@@ -545,7 +575,8 @@ pub(super) fn tools(view: &View, node: &NodeView) -> Vec<Tool> {
 impl Node {
     /// An approved peer.
     #[must_use]
-    pub fn approved(view: &View, node: &NodeView) -> Self {
+    pub fn approved(view: &View, node: &NodeView, around: &Surroundings) -> Self {
+        let link = around.links.iter().find(|link| link.peer == node.peer);
         let directory = node.directory.as_deref();
         Self {
             node_id: node.node_id.to_string(),
@@ -561,6 +592,7 @@ impl Node {
             stay: node.stay.as_ref().map(Into::into),
             let_in_for: node.of.as_ref().map(|of| LetInFor::new(of, node.untagged)),
             state: if is_online(view, node) { NodeState::Online } else { NodeState::Offline },
+            via: link.map(|link| link.underlay.into()),
             gateway: view.gateway.is_some_and(|epoch| epoch.peer == node.peer),
             is_self: node.peer == view.me,
             tools: tools(view, node),
@@ -587,6 +619,7 @@ impl Node {
             stay: None,
             let_in_for: None,
             state: NodeState::Pending,
+            via: None,
             gateway: false,
             is_self: false,
             tools: Vec::new(),

@@ -49,6 +49,8 @@ pub(super) async fn status(
         endpoints: Endpoints::new(&app.bound, &app.tailnet.borrow(), &around.addresses),
         nodes: view.nodes.len(),
         nodes_online: view.nodes.iter().filter(|node| devices::is_online(&view, node)).count(),
+        isolated: view.nodes.len() > 1 && view.links.is_empty(),
+        features: model::Features::OWN,
         pending: around.pending.len(),
         nearby: around.nearby.len(),
         open_calls: around.open_calls,
@@ -122,7 +124,7 @@ pub(super) async fn list(
 ) -> Result<Json<Page<Node>>, OpError> {
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
-    let mut items: Vec<_> = view.nodes.iter().map(|node| Node::approved(&view, node)).collect();
+    let mut items: Vec<_> = view.nodes.iter().map(|node| Node::approved(&view, node, &around)).collect();
     items.sort_by(|a, b| a.node_id.cmp(&b.node_id));
     items.extend(around.pending.iter().map(Node::pending));
     items.retain(|node| filter.state.is_none_or(|state| state == node.state));
@@ -141,7 +143,7 @@ pub(super) async fn show(
     check_accept(&headers, JSON)?;
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     Ok(Json(match devices::resolve(&view, &around.pending, &id)? {
-        Named::Member(node) => Node::approved(&view, node),
+        Named::Member(node) => Node::approved(&view, node, &around),
         Named::Pending(pending) => Node::pending(pending),
     }))
 }
@@ -218,7 +220,7 @@ pub(super) async fn approve(
 ) -> Result<Json<Node>, OpError> {
     let approval: Approval = body_or_default(request).await?;
     let (view, node) = devices::approve(app.mesh(), &who, &id, approval.read()?).await?;
-    Ok(Json(Node::approved(&view, &node)))
+    Ok(Json(Node::approved(&view, &node, &app.mesh().surroundings())))
 }
 
 /// The members that belong by a device's approval, or by that of one of those, and for whom nobody else vouches; not this

@@ -234,6 +234,8 @@ export interface paths {
          * Events, as they happen (`text/event-stream`).
          * @description Each event has an id; a client that comes back with it as `Last-Event-ID` gets what it missed. When that is too old,
          *     or of an earlier run of the agent, it gets `reset`: read everything anew. The details of an event are read from its route.
+         *     Those of `nodes`, `pending` and `nearby` say in `changed` which devices (`node_id`, `peer_id`) and `what`: joined, left, renamed, online,
+         *     offline or changed; without it, of events that were missed, any may have.
          *     A token that does not look after the mesh gets the topics `gateway`, `nodes` and, of calls that it may see, `call`; the
          *     stream ends when it is revoked.
          */
@@ -1567,6 +1569,18 @@ export interface components {
         Call: {
             alias_of?: components["schemas"]["CallId"] | null;
             /**
+             * @description Its arguments: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null in lists, and
+             *     over 32 KiB.
+             */
+            arguments: unknown;
+            /**
+             * Format: int64
+             * @description Size of the arguments.
+             */
+            arguments_bytes: number;
+            /** @description Encoding of `arguments`: json, text or base64. */
+            arguments_encoding?: string | null;
+            /**
              * Format: int32
              * @description Newest attempt.
              */
@@ -1590,6 +1604,8 @@ export interface components {
              *     device asked by used, unless that means a member: then its short peer id.
              */
             node: string;
+            /** @description The device at which it was asked. */
+            origin: components["schemas"]["NamedPeer"];
             /**
              * @description Output of the tool: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null
              *     while there is none, while its bytes are elsewhere, and over 256 KiB: then see `result_url`.
@@ -1606,6 +1622,8 @@ export interface components {
             partial: boolean;
             /** @description Parts of the result; none: the output is all of it. Where there are any, the output is the first of them, or empty. */
             parts: components["schemas"]["Part"][];
+            /** @description Who asked. */
+            principal: string;
             /** @description Cause of its ending. */
             reason: string;
             /** @description Path of the output as raw bytes; null while there is none. */
@@ -1624,6 +1642,8 @@ export interface components {
             ttl_s: number;
             /** @description Cause of its waiting, and what happens next. */
             why?: string | null;
+            /** @description The workspace in which it was asked; null: in none. */
+            workspace?: string | null;
         };
         /** @example 2nzv4a80000000000000000004 */
         CallId: string;
@@ -1891,6 +1911,17 @@ export interface components {
             name: string;
             /** @description The answer that there is. */
             verdict: components["schemas"]["VerdictName"];
+        };
+        /** @description Parts of the program that it may be built without. */
+        Features: {
+            /** @description Devices on the local network are found. */
+            lan: boolean;
+            /** @description The MCP door. */
+            mcp: boolean;
+            /** @description Models run on this device. */
+            models: boolean;
+            /** @description The web page. */
+            ui: boolean;
         };
         /** @description A thing that was looked at. */
         Finding: {
@@ -2575,6 +2606,7 @@ export interface components {
             tools: components["schemas"]["Tool"][];
             /** @description Version of its program. */
             version?: string | null;
+            via?: components["schemas"]["LinkVia"] | null;
             /** @description Cause of its being offline or awaiting approval, and the next step. */
             why?: string | null;
         };
@@ -2657,6 +2689,18 @@ export interface components {
             items: {
                 alias_of?: components["schemas"]["CallId"] | null;
                 /**
+                 * @description Its arguments: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null in lists, and
+                 *     over 32 KiB.
+                 */
+                arguments: unknown;
+                /**
+                 * Format: int64
+                 * @description Size of the arguments.
+                 */
+                arguments_bytes: number;
+                /** @description Encoding of `arguments`: json, text or base64. */
+                arguments_encoding?: string | null;
+                /**
                  * Format: int32
                  * @description Newest attempt.
                  */
@@ -2680,6 +2724,8 @@ export interface components {
                  *     device asked by used, unless that means a member: then its short peer id.
                  */
                 node: string;
+                /** @description The device at which it was asked. */
+                origin: components["schemas"]["NamedPeer"];
                 /**
                  * @description Output of the tool: JSON as it is, if every parser takes it; other text as a string, other bytes as base64. Null
                  *     while there is none, while its bytes are elsewhere, and over 256 KiB: then see `result_url`.
@@ -2696,6 +2742,8 @@ export interface components {
                 partial: boolean;
                 /** @description Parts of the result; none: the output is all of it. Where there are any, the output is the first of them, or empty. */
                 parts: components["schemas"]["Part"][];
+                /** @description Who asked. */
+                principal: string;
                 /** @description Cause of its ending. */
                 reason: string;
                 /** @description Path of the output as raw bytes; null while there is none. */
@@ -2714,6 +2762,8 @@ export interface components {
                 ttl_s: number;
                 /** @description Cause of its waiting, and what happens next. */
                 why?: string | null;
+                /** @description The workspace in which it was asked; null: in none. */
+                workspace?: string | null;
             }[];
             /** @description Give it as `cursor` to get the next page; null at the end. */
             next_cursor?: string | null;
@@ -2957,6 +3007,7 @@ export interface components {
                 tools: components["schemas"]["Tool"][];
                 /** @description Version of its program. */
                 version?: string | null;
+                via?: components["schemas"]["LinkVia"] | null;
                 /** @description Cause of its being offline or awaiting approval, and the next step. */
                 why?: string | null;
             }[];
@@ -3604,12 +3655,16 @@ export interface components {
             check: components["schemas"]["Check"];
             /** @description Addresses of this agent. */
             endpoints: components["schemas"]["Endpoints"];
+            /** @description What the program was built with. */
+            features: components["schemas"]["Features"];
             gateway?: components["schemas"]["Gateway"] | null;
             /**
              * Format: int32
              * @description Incarnation of this device's store.
              */
             incarnation: number;
+            /** @description True if there are other members, and this device is linked to none of them. */
+            isolated: boolean;
             /** @description Open links. */
             links: components["schemas"]["Link"][];
             /** @description Its mesh. */

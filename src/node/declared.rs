@@ -12,6 +12,7 @@ use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
 use super::commands::{Commands, Starter};
 use super::containers::{Contained, Containers};
+use super::grpc::served::Served;
 use super::mcp::hosted::{Hosted, McpHost};
 use super::plugins::Installed;
 use super::provider::Provider;
@@ -62,8 +63,8 @@ impl<T> fmt::Debug for Held<T> {
 const NO_RESTRICTED: &str = "a restricted network is not offered yet: only none and host are";
 /// Said of what asks for more than its tier gives.
 const NOT_SO: &str = "its least level is a container, and it is a process";
-/// Said of gRPC servers that are plugins.
-const NO_GRPC: &str = "plugins that speak gRPC are not run yet";
+/// Said of gRPC servers with a network.
+const NO_NETWORK: &str = "plugins that speak gRPC are run without a network only";
 
 impl Means {
     fn provider(&self, plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Arc<dyn Provider> {
@@ -76,9 +77,12 @@ impl Means {
         if let Some(contained) = Contained::start(plugin, &self.containers) {
             return Arc::new(contained);
         }
+        if let Some(served) = Served::start(plugin, &self.containers, &self.hosting) {
+            return Arc::new(served);
+        }
         let is_restricted = plugin.program().is_some_and(|program| program.network == NetworkMode::Restricted);
         let (why, fix) = match (plugin.execution.protocol, plugin.tier()) {
-            (Protocol::Grpc(_), _) => (NO_GRPC, "one with `protocol: json` runs with this version"),
+            (Protocol::Grpc(_), _) => (NO_NETWORK, "`network: none` lets it run"),
             (_, Some(Tier::Container)) if is_restricted => {
                 (NO_RESTRICTED, "`network: none` runs with this version, and `host` once its owner has allowed it")
             }

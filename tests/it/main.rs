@@ -24,6 +24,8 @@ mod faults;
 mod field_lessons;
 mod freezing;
 mod gateway_loss;
+#[cfg(target_os = "linux")]
+mod grpc_tool;
 mod harness;
 mod homes;
 mod hostile_peer;

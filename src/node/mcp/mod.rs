@@ -9,5 +9,5 @@ pub mod hosted;
 mod result;
 mod session;
 pub mod spec;
-mod tools;
-mod wire;
+pub(in crate::node) mod tools;
+pub(in crate::node) mod wire;

@@ -12,6 +12,8 @@ use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
 use super::commands::{Commands, Starter};
 use super::containers::{Contained, Containers};
+use super::foreign::node::{ForeignNode, Hosting};
+use super::foreign::records::Record;
 use super::grpc::served::Served;
 use super::mcp::hosted::{Hosted, McpHost};
 use super::plugins::Installed;
@@ -33,6 +35,8 @@ pub struct Means {
     pub hosting: McpHost,
     /// Runs containers.
     pub containers: Containers,
+    /// Hosts foreign nodes.
+    pub foreign: Hosting,
 }
 
 /// Providers of the settings. Cheap to clone.
@@ -42,6 +46,7 @@ pub struct Declared {
     commands: BTreeMap<ToolName, Arc<Commands>>,
     servers: BTreeMap<PluginName, Held<Plugin>>,
     plugins: BTreeMap<PluginName, Held<Installed>>,
+    nodes: BTreeMap<PluginName, Held<Record>>,
     means: Means,
 }
 
@@ -137,6 +142,7 @@ impl Declared {
             commands: BTreeMap::new(),
             servers: BTreeMap::new(),
             plugins: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             means,
         };
         Ok(none.with(config))
@@ -167,6 +173,17 @@ impl Declared {
         Self { plugins: held.collect(), ..self.clone() }
     }
 
+    /// The same with these foreign nodes in place of those before. One whose record is the same stays.
+    #[must_use]
+    pub fn with_nodes(&self, records: &[Record]) -> Self {
+        let held = records.iter().map(|of| {
+            let same = self.nodes.get(&of.name).filter(|held| held.of == *of).cloned();
+            let new = || Held { of: of.clone(), provider: Arc::new(ForeignNode::new(of.clone(), &self.means.foreign)) };
+            (of.name.clone(), same.unwrap_or_else(new))
+        });
+        Self { nodes: held.collect(), ..self.clone() }
+    }
+
     /// All of them.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
@@ -183,7 +200,11 @@ impl Declared {
             .plugins
             .iter()
             .map(|(name, held)| Member { origin: Origin::Plugin(name.clone()), provider: held.provider.clone() });
-        std::iter::once(builtins).chain(commands).chain(servers).chain(plugins).collect()
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|(name, held)| Member { origin: Origin::Node(name.clone()), provider: held.provider.clone() });
+        std::iter::once(builtins).chain(commands).chain(servers).chain(plugins).chain(nodes).collect()
     }
 
     fn with(&self, config: &Config) -> Self {

@@ -22,6 +22,7 @@ mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod field_lessons;
+mod foreign_node;
 mod freezing;
 mod gateway_loss;
 #[cfg(target_os = "linux")]

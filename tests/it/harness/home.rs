@@ -498,7 +498,7 @@ fn epoch_counter(epoch: &Value) -> Option<u64> {
 }
 
 /// A port that is free for UDP and TCP, below the range that the system hands out by itself, and given only once.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: Mutex<Option<u16>> = Mutex::new(None);
     let mut next = NEXT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let first = 20_000 + u16::try_from(std::process::id() % 100).expect("below 100") * 100;

@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use home::{Cli, Home, done, files_below};
+pub(crate) use home::{Cli, Home, done, files_below, free_port};
 pub(crate) use mesh::{Mesh, call_is_over, wait_converged};
 use serde_json::Value;
 pub(crate) use testbed::http::Response;

@@ -199,7 +199,7 @@ impl fmt::Debug for Go {
 #[derive(Debug)]
 pub enum Order {
     /// To start a command: with its three streams, and the socket on which it is told of.
-    Start(Go, [OwnedFd; 4]),
+    Start(Box<Go>, [OwnedFd; 4]),
     /// To hand over a TCP socket of the container's network, which is not connected yet: by this socket.
     Socket(OwnedFd),
 }
@@ -283,7 +283,7 @@ pub fn receive_in_container(socket: &UnixStream) -> io::Result<Order> {
         return Ok(Order::Socket(by));
     }
     let go = Go::decode(&body).ok_or_else(malformed)?;
-    Ok(Order::Start(go, fds.try_into().map_err(|_| malformed())?))
+    Ok(Order::Start(Box::new(go), fds.try_into().map_err(|_| malformed())?))
 }
 
 fn malformed() -> io::Error {

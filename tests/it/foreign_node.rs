@@ -268,7 +268,7 @@ fn what_a_foreign_node_must_not_do_gets_a_typed_refusal_and_the_rest_goes_on() {
     BufReader::new(held.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "held");
     let node = host.node(&python, "");
-    wait_until("it comes in", Duration::from_secs(60), || state(&nas) == "ready");
+    wait_until("it comes in", Duration::from_mins(1), || state(&nas) == "ready");
     drop((held, node));
 
     done(&nas, &["node", "remove", "cam"]);

@@ -481,10 +481,8 @@ impl Inner {
             }
         });
         let mut online = true;
-        let state = |online: bool| match online {
-            true => State::Ready,
-            false => State::Unhealthy { why: "the node says that it is not available".to_owned() },
-        };
+        let not_available = || State::Unhealthy { why: "the node says that it is not available".to_owned() };
+        let state = |online: bool| if online { State::Ready } else { not_available() };
         loop {
             let message = tokio::select! {
                 biased;

@@ -346,7 +346,7 @@ impl Shared {
                     return;
                 }
                 EngineState::Looking => {
-                    self.be(State::Starting { step: "the container engine is looked for".to_owned() })
+                    self.be(State::Starting { step: "the container engine is looked for".to_owned() });
                 }
                 EngineState::Absent { why, fix } => self.lacks(&why, &fix),
                 EngineState::Gone { why } => {

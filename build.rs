@@ -11,7 +11,7 @@ const SHIM: &str = "sigil-shim";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = protox::compile(["sigil/v1/node.proto", "sigil/v1/mesh.proto"], ["proto"])?;
+    let files = protox::compile(["sigil/v1/node.proto", "sigil/v1/mesh.proto", "sigil/v1/tool.proto"], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
 
     for path in ["build.rs", "shim/src", "shim/Cargo.toml", "Cargo.lock"] {

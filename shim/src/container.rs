@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process_group, pidfd_open,
     set_dumpable_behavior, wait,
@@ -26,7 +27,7 @@ use rustix::thread::set_no_new_privs;
 use crate::filter::filter;
 use crate::process::{NOT_STARTED, Why, explain, running, tool};
 use crate::remove;
-use crate::wire::{self, Exit, FILES_MAX, Go, Network, OUT_DIR, Report};
+use crate::wire::{self, Exit, FILES_MAX, Go, Network, OUT_DIR, Order, Report};
 
 /// Between asking a command to end and ending it.
 const TERM_GRACE: Duration = Duration::from_millis(500);
@@ -81,10 +82,11 @@ fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Why> {
         let others = reap(&mut calls);
         end_those_that_have_ended(&mut calls);
         match next(&agent, &mut calls, others)? {
-            Next::Order => match wire::receive::<4>(&agent) {
-                Ok((go, [stdin, stdout, stderr, control])) => {
+            Next::Order => match wire::receive_in_container(&agent) {
+                Ok(Order::Start(go, [stdin, stdout, stderr, control])) => {
                     begin(&go, [stdin, stdout, stderr], UnixStream::from(control), &mut calls);
                 }
+                Ok(Order::Socket(by)) => hand_socket(&UnixStream::from(by)),
                 // The agent is gone, or has closed this container: the kernel ends the rest.
                 Err(_) => return Ok(()),
             },
@@ -156,6 +158,15 @@ fn reap(calls: &mut [Call]) -> bool {
             Err(_) => return false,
         }
     }
+}
+
+/// Makes a socket of this container's network, and hands it to the agent, which connects it: to a server that is started here.
+fn hand_socket(by: &UnixStream) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let _ = match socket_with(AddressFamily::INET, SocketType::STREAM, flags, None) {
+        Ok(socket) => wire::tell_with(by, &Report::Socket, &[socket.as_fd()]),
+        Err(errno) => wire::tell(by, &Report::NotStarted(format!("a socket in its container: {errno}"))),
+    };
 }
 
 fn begin(go: &Go, streams: [OwnedFd; 3], control: UnixStream, calls: &mut Vec<Call>) {

@@ -40,8 +40,10 @@ pub const TEMP_DIR: &str = "/tmp";
 pub const OUT_DIR: &str = "/tmp/.sigil-out";
 /// The variable that names it.
 pub const OUT_VARIABLE: &str = "SIGIL_OUT";
-/// First byte of an order.
+/// First byte of an order to start a tool.
 const ORDER: u8 = 0xA1;
+/// All of an order for a socket.
+const SOCKET: u8 = 0xA2;
 
 /// Strength of a sandbox. Each has all that the one before has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -193,6 +195,15 @@ impl fmt::Debug for Go {
     }
 }
 
+/// What the first process of a container is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// To start a command: with its three streams, and the socket on which it is told of.
+    Start(Box<Go>, [OwnedFd; 4]),
+    /// To hand over a TCP socket of the container's network, which is not connected yet: by this socket.
+    Socket(OwnedFd),
+}
+
 /// What the helper says. First `Ready` or `NotStarted`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
@@ -202,6 +213,8 @@ pub enum Report {
     NotStarted(String),
     /// Files that it has left as parts of its result, in a container: their names, with the files themselves as descriptors.
     Files(Vec<String>),
+    /// The socket that was asked for, as a descriptor.
+    Socket,
     /// The tool has ended, at [`Level::Isolated`]; at others the helper's own end is the tool's.
     Ended {
         /// Exit code, or signal.
@@ -230,6 +243,14 @@ pub fn send(socket: &UnixStream, go: &Go, fds: &[BorrowedFd<'_>]) -> io::Result<
     send_frame(socket, &framed(&go.encode())?, fds)
 }
 
+/// Asks the first process of a container for a TCP socket of the container's network, to be handed over by `by`.
+///
+/// # Errors
+/// The other side is gone.
+pub fn ask_for_socket(socket: &UnixStream, by: BorrowedFd<'_>) -> io::Result<()> {
+    send_frame(socket, &framed(&[SOCKET])?, &[by])
+}
+
 fn send_frame(socket: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -246,7 +267,30 @@ fn send_frame(socket: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::
 /// # Errors
 /// The other side is gone, or what came is no order.
 pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd; N])> {
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "this is no order of the agent");
+    let (body, fds) = receive_frame(socket)?;
+    let go = Go::decode(&body).ok_or_else(malformed)?;
+    Ok((go, fds.try_into().map_err(|_| malformed())?))
+}
+
+/// Takes an order to the first process of a container.
+///
+/// # Errors
+/// The other side is gone, or what came is no order.
+pub fn receive_in_container(socket: &UnixStream) -> io::Result<Order> {
+    let (body, fds) = receive_frame(socket)?;
+    if body == [SOCKET] {
+        let [by] = fds.try_into().map_err(|_| malformed())?;
+        return Ok(Order::Socket(by));
+    }
+    let go = Go::decode(&body).ok_or_else(malformed)?;
+    Ok(Order::Start(Box::new(go), fds.try_into().map_err(|_| malformed())?))
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "this is no order of the agent")
+}
+
+fn receive_frame(socket: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut len = [0; 4];
@@ -264,8 +308,7 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd;
     let len = usize::try_from(u32::from_le_bytes(len)).ok().filter(|len| *len <= FRAME_BYTES_MAX);
     let mut body = vec![0; len.ok_or_else(malformed)?];
     rest.read_exact(&mut body)?;
-    let go = Go::decode(&body).ok_or_else(malformed)?;
-    Ok((go, fds.try_into().map_err(|_| malformed())?))
+    Ok((body, fds))
 }
 
 /// Says something to the agent.
@@ -413,6 +456,7 @@ impl Report {
                 to.byte(5);
                 to.list(names.iter().map(|name| OsStr::new(shortened(name))));
             }
+            Self::Socket => to.byte(6),
             Self::Ended { exit, left } => {
                 let (kind, number) = match *exit {
                     Exit::Code(code) => (2, code),
@@ -434,6 +478,7 @@ impl Report {
             0 => Self::Ready,
             1 => Self::NotStarted(text(from.bytes()?)),
             5 => Self::Files(from.list()?.into_iter().map(text).collect()),
+            6 => Self::Socket,
             kind @ 2..=4 => {
                 let number = from.byte()?;
                 let exit = match kind {
@@ -588,12 +633,13 @@ mod tests {
             Report::NotStarted("no".to_owned()),
             Report::Ended { exit: Exit::Signal(9), left: vec!["sleep".to_owned()] },
             Report::Files(vec!["a.png".to_owned()]),
+            Report::Socket,
             Report::Ended { exit: Exit::Memory, left: Vec::new() },
             Report::Ended { exit: Exit::Code(3), left: Vec::new() },
         ];
         let bytes: Vec<u8> = said.iter().flat_map(|report| framed(&report.encode()).unwrap()).collect();
         assert_eq!(reports(&bytes), said);
-        assert_eq!(reports(&bytes[..bytes.len() - 1]), said[..5]);
+        assert_eq!(reports(&bytes[..bytes.len() - 1]), said[..6]);
         assert_eq!(reports(&[0xff; 64]), []);
         let long = Report::NotStarted("é".repeat(5000));
         let Report::NotStarted(why) = &reports(&framed(&long.encode()).unwrap())[0] else { panic!("read") };

@@ -23,6 +23,9 @@ use crate::node::catalogue::Catalogue;
 use crate::node::commands::Starter;
 use crate::node::containers::Containers;
 use crate::node::declared::{self, Declared, Means};
+use crate::node::foreign::door;
+use crate::node::foreign::node::{Hosting, Present};
+use crate::node::foreign::records::{Nodes, pins_of};
 use crate::node::host::ToolHost;
 use crate::node::mcp::hosted::McpHost;
 use crate::node::plugins::Plugins;
@@ -136,11 +139,13 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         runtime: runtime.clone(),
         pins: home.path().join("pins"),
         secrets: secrets.clone(),
-        approved,
+        approved: approved.clone(),
         tasks: tasks.clone(),
     };
+    let present = Present::default();
+    let foreign = Hosting { pins: pins_of(home.path()), approved, present: present.clone() };
     let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
-    let means = Means { starter: Starter { launcher, secrets }, hosting, containers };
+    let means = Means { starter: Starter { launcher, secrets }, hosting, containers, foreign };
     let plugins = Plugins::of(home.path());
     plugins.tidy();
     let stamp = plugins.stamp();
@@ -148,7 +153,13 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         tracing::warn!(%error, "no installed plugin is offered");
         Vec::new()
     });
-    let declared = Declared::new(&config, means).map_err(in_file(home.path()))?.with_plugins(&installed);
+    let foreign_nodes = Nodes::of(home.path());
+    let records = foreign_nodes.list().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no foreign node is let in");
+        Vec::new()
+    });
+    let declared =
+        Declared::new(&config, means).map_err(in_file(home.path()))?.with_plugins(&installed).with_nodes(&records);
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
@@ -182,7 +193,12 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);
     tasks.spawn(approvals::follow(booted.handle.watch_view(), approvals));
-    let tools = Tools { declared, host: host.clone(), publisher, plugins, stamp };
+    if let Some(address) = config.listen.grpc {
+        let bound = door::open(address, foreign_nodes.clone(), present, &tasks).await;
+        let bound = bound.map_err(at("opening listen.grpc at", std::path::Path::new(&address.to_string())))?;
+        tracing::info!(target: "sigil::events::agent", address = %bound, "foreign nodes may come in");
+    }
+    let tools = Tools { declared, host: host.clone(), publisher, plugins, stamp, nodes: foreign_nodes, records };
     let left_out = tools.left_out();
     let mut reloader = Reloader::new(home.path().to_owned(), overrides, read, tools, booted.handle.clone());
     for warning in left_out {

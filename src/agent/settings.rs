@@ -11,6 +11,7 @@ use crate::doors::ops::policy;
 use crate::doors::settings::{Loaded, Reloaded, refused};
 use crate::mesh::MeshHandle;
 use crate::node::declared::Declared;
+use crate::node::foreign::records::{Nodes, Record};
 use crate::node::host::ToolHost;
 use crate::node::plugins::{self, Plugins};
 use crate::node::publisher::Publisher;
@@ -47,6 +48,9 @@ pub(super) struct Tools {
     pub(super) plugins: Plugins,
     /// Installed plugins, as they were when they were last taken.
     pub(super) stamp: plugins::Stamp,
+    pub(super) nodes: Nodes,
+    /// Foreign nodes that are let in.
+    pub(super) records: Vec<Record>,
 }
 
 impl Tools {
@@ -138,6 +142,7 @@ impl Reloader {
     /// The file cannot be used, or others may write it: nothing has changed.
     pub(super) async fn reload(&mut self) -> Result<Reloaded, OpError> {
         self.look_at_plugins().await;
+        self.look_at_nodes().await;
         match self.read().await {
             Ok((read, declared)) => {
                 // A file is taken whole or not at all, and this is what the mesh may refuse.
@@ -162,6 +167,7 @@ impl Reloader {
     /// said once.
     pub(super) async fn look(&mut self) {
         self.look_at_plugins().await;
+        self.look_at_nodes().await;
         let stamp = Stamp::of(&self.home);
         let before = std::mem::replace(&mut self.seen, stamp);
         let waits = stamp.is_some() && stamp != self.shown.borrow().stamp && stamp != self.tried;
@@ -205,6 +211,24 @@ impl Reloader {
             tracing::warn!(%error, "the mesh is not told of changed plugins");
         }
         tracing::info!(target: "sigil::events::agent", count = installed.len(), "plugins taken");
+    }
+
+    /// Takes foreign nodes that were let in or taken out.
+    async fn look_at_nodes(&mut self) {
+        let nodes = self.tools.nodes.clone();
+        let Ok(Ok(records)) = tokio::task::spawn_blocking(move || nodes.list()).await else { return };
+        if records == self.tools.records {
+            return;
+        }
+        let (declared, of) = (self.tools.declared.clone(), records.clone());
+        let Ok(declared) = tokio::task::spawn_blocking(move || declared.with_nodes(&of)).await else { return };
+        self.tools.host.put_in_force(declared.members(), self.now.node.deny.clone());
+        self.tools.declared = declared;
+        if let Err(error) = self.tools.publisher.publish().await {
+            tracing::warn!(%error, "the mesh is not told of changed nodes");
+        }
+        tracing::info!(target: "sigil::events::agent", count = records.len(), "foreign nodes taken");
+        self.tools.records = records;
     }
 
     /// Tells what is wrong in the file in place of what was wrong before.

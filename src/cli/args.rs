@@ -46,7 +46,8 @@ pub(crate) use approvals::{Answer, ApprovalsArgs, ApprovalsCommand};
 pub(crate) use memory::{AddArgs, Format, MemoryAskArgs, MemoryCommand, MemoryForgetArgs, ShowArgs};
 pub(crate) use model::ModelCommand;
 pub(crate) use plugin::{
-    McpArgs, McpClient, McpClientsCommand, McpCommand, McpProfile, PluginCommand, PluginRunArgs, SecretCommand,
+    McpArgs, McpClient, McpClientsCommand, McpCommand, McpProfile, NodeCommand, PluginCommand, PluginRunArgs,
+    SecretCommand,
 };
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +174,11 @@ pub(crate) enum Command {
     Plugin {
         #[command(subcommand)]
         command: PluginCommand,
+    },
+    /// Foreign nodes: programs of somebody else that offer tools through this device, by gRPC
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
     },
     /// Secrets of this device, which settings and plugins name
     Secret {

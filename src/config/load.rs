@@ -1,6 +1,7 @@
 //! From text to a validated [`Config`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ const KEYS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("node", &["name", "class", "gateway", "deny"]),
-    ("listen", &["quic_port", "http_port"]),
+    ("listen", &["quic_port", "http_port", "grpc"]),
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
     ("tailnet", &["mode", "socket", "required_tag", "tier", "door"]),
@@ -70,12 +71,13 @@ const KEYS: [(&str, &[&str]); 13] = [
 ];
 
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 23] = [
+const SCALARS: [&str; 24] = [
     "node.name",
     "node.class",
     "node.gateway",
     "listen.quic_port",
     "listen.http_port",
+    "listen.grpc",
     "discovery.lan",
     "relay.offer",
     "relay.use",
@@ -134,6 +136,7 @@ struct RawNode {
 struct RawListen {
     quic_port: Option<String>,
     http_port: Option<String>,
+    grpc: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -326,6 +329,7 @@ impl Checker<'_> {
             listen: Listen {
                 quic_port: self.port("listen.quic_port", listen.quic_port)?,
                 http_port: self.port("listen.http_port", listen.http_port)?,
+                grpc: self.address("listen.grpc", listen.grpc)?,
             },
             discovery: Discovery {
                 lan: self.one_of(
@@ -406,6 +410,13 @@ impl Checker<'_> {
     fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
         let parse =
             |text: String| text.parse().map_err(|_| self.bad(key, text, "a port from 0 (any free one) to 65535"));
+        value.map(parse).transpose()
+    }
+
+    fn address(&self, key: &str, value: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
+        let parse = |text: String| {
+            text.parse().map_err(|_| self.bad(key, text, "an address and a port, such as 0.0.0.0:7443 or [::]:7443"))
+        };
         value.map(parse).transpose()
     }
 
@@ -532,7 +543,7 @@ mod tests {
     fn nothing_needs_to_be_set() {
         let config = good("");
         assert_eq!(config.calls.ttl, Duration::from_mins(1));
-        assert_eq!(config.listen, Listen { quic_port: None, http_port: None });
+        assert_eq!(config.listen, Listen { quic_port: None, http_port: None, grpc: None });
         assert_eq!(config.discovery.lan, LanDiscovery::KnownNetworks);
         assert!(config.files.roots.is_empty() && config.tools.is_empty());
         assert_eq!(config.node.class, Class::DESKTOP);
@@ -583,7 +594,7 @@ mod tests {
         assert!(!format!("{config:?}").contains("hunter2"));
         assert_eq!(config.peer().class, Class(Class::SERVER.0 + Class::PREFERRED));
         assert_eq!(config.peer().running_max, 2);
-        assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0) });
+        assert_eq!(config.listen, Listen { quic_port: Some(7000), http_port: Some(0), grpc: None });
         assert!(config.node.deny[0].matches("nas", "files.read"));
         assert!(!config.node.deny[1].matches("nas", "reboot2"));
     }
@@ -721,6 +732,7 @@ mod tests {
         assert!(name.len() < 300 && name.matches("it must be").count() == 1, "{name}");
         for (text, parts) in [
             ("[listen]\nquic_port = 70000", ["listen.quic_port", "70000", "65535"]),
+            ("[listen]\ngrpc = 7443", ["listen.grpc", "7443", "[::]:7443"]),
             ("[listen]\nhttp_port = 'x'", ["listen.http_port", "`x`", "65535"]),
             ("[calls]\nttl = '8d'", ["calls.ttl", "8d", "to 7d"]),
             ("[calls]\nrunning = 0", ["calls.running", "`0`", "1 to 64"]),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,8 @@ pub struct Listen {
     pub quic_port: Option<u16>,
     /// TCP on loopback; `None` = nobody set it: [`HTTP_PORT_DEFAULT`] or what is free.
     pub http_port: Option<u16>,
+    /// TCP, for foreign nodes; `None`: none come in.
+    pub grpc: Option<SocketAddr>,
 }
 
 /// `[discovery]`
@@ -399,6 +402,7 @@ impl Config {
             ("node.gateway", node.gateway == started.node.gateway),
             ("listen.quic_port", listen.quic_port == started.listen.quic_port),
             ("listen.http_port", listen.http_port == started.listen.http_port),
+            ("listen.grpc", listen.grpc == started.listen.grpc),
             ("discovery.lan", *discovery == started.discovery),
             ("relay.offer", relay.offer == started.relay.offer),
             ("relay.use", relay.used == started.relay.used),

@@ -24,6 +24,8 @@ pub enum Origin {
     Server(PluginName),
     /// A plugin that was installed.
     Plugin(PluginName),
+    /// A foreign node that this device hosts.
+    Node(PluginName),
 }
 
 impl fmt::Display for Origin {
@@ -33,6 +35,7 @@ impl fmt::Display for Origin {
             Self::Settings(name) => write!(f, "tools.{name}"),
             Self::Server(name) => write!(f, "mcp_servers.{name}"),
             Self::Plugin(name) => write!(f, "{name}"),
+            Self::Node(name) => write!(f, "nodes.{name}"),
         }
     }
 }

@@ -12,6 +12,9 @@ use super::builtin::{self, Builtins};
 use super::catalogue::{Member, Origin};
 use super::commands::{Commands, Starter};
 use super::containers::{Contained, Containers};
+use super::foreign::node::{ForeignNode, Hosting};
+use super::foreign::records::Record;
+use super::grpc::served::Served;
 use super::mcp::hosted::{Hosted, McpHost};
 use super::plugins::Installed;
 use super::provider::Provider;
@@ -32,6 +35,8 @@ pub struct Means {
     pub hosting: McpHost,
     /// Runs containers.
     pub containers: Containers,
+    /// Hosts foreign nodes.
+    pub foreign: Hosting,
 }
 
 /// Providers of the settings. Cheap to clone.
@@ -41,6 +46,7 @@ pub struct Declared {
     commands: BTreeMap<ToolName, Arc<Commands>>,
     servers: BTreeMap<PluginName, Held<Plugin>>,
     plugins: BTreeMap<PluginName, Held<Installed>>,
+    nodes: BTreeMap<PluginName, Held<Record>>,
     means: Means,
 }
 
@@ -62,8 +68,8 @@ impl<T> fmt::Debug for Held<T> {
 const NO_RESTRICTED: &str = "a restricted network is not offered yet: only none and host are";
 /// Said of what asks for more than its tier gives.
 const NOT_SO: &str = "its least level is a container, and it is a process";
-/// Said of gRPC servers that are plugins.
-const NO_GRPC: &str = "plugins that speak gRPC are not run yet";
+/// Said of gRPC servers with a network.
+const NO_NETWORK: &str = "plugins that speak gRPC are run without a network only";
 
 impl Means {
     /// `before`: what it is to take the place of, if there is something.
@@ -84,9 +90,12 @@ impl Means {
         if let Some(contained) = Contained::start(plugin, &self.containers) {
             return Arc::new(contained);
         }
+        if let Some(served) = Served::start(plugin, folder, &self.containers, &self.hosting) {
+            return Arc::new(served);
+        }
         let is_restricted = plugin.program().is_some_and(|program| program.network == NetworkMode::Restricted);
         let (why, fix) = match (plugin.execution.protocol, plugin.tier()) {
-            (Protocol::Grpc(_), _) => (NO_GRPC, "one with `protocol: json` runs with this version"),
+            (Protocol::Grpc(_), _) => (NO_NETWORK, "`network: none` lets it run"),
             (_, Some(Tier::Container)) if is_restricted => {
                 (NO_RESTRICTED, "`network: none` runs with this version, and `host` once its owner has allowed it")
             }
@@ -141,6 +150,7 @@ impl Declared {
             commands: BTreeMap::new(),
             servers: BTreeMap::new(),
             plugins: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             means,
         };
         Ok(none.with(config))
@@ -172,6 +182,17 @@ impl Declared {
         Self { plugins: held.collect(), ..self.clone() }
     }
 
+    /// The same with these foreign nodes in place of those before. One whose record is the same stays.
+    #[must_use]
+    pub fn with_nodes(&self, records: &[Record]) -> Self {
+        let held = records.iter().map(|of| {
+            let same = self.nodes.get(&of.name).filter(|held| held.of == *of).cloned();
+            let new = || Held { of: of.clone(), provider: Arc::new(ForeignNode::new(of.clone(), &self.means.foreign)) };
+            (of.name.clone(), same.unwrap_or_else(new))
+        });
+        Self { nodes: held.collect(), ..self.clone() }
+    }
+
     /// All of them.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
@@ -188,7 +209,11 @@ impl Declared {
             .plugins
             .iter()
             .map(|(name, held)| Member { origin: Origin::Plugin(name.clone()), provider: held.provider.clone() });
-        std::iter::once(builtins).chain(commands).chain(servers).chain(plugins).collect()
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|(name, held)| Member { origin: Origin::Node(name.clone()), provider: held.provider.clone() });
+        std::iter::once(builtins).chain(commands).chain(servers).chain(plugins).chain(nodes).collect()
     }
 
     fn with(&self, config: &Config) -> Self {

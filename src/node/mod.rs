@@ -10,6 +10,8 @@ mod confine;
 pub mod containers;
 pub mod declared;
 pub mod files;
+pub mod foreign;
+pub mod grpc;
 pub mod host;
 pub mod mcp;
 pub mod plugins;

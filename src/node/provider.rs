@@ -88,6 +88,8 @@ pub enum Kind {
     Container,
     /// An MCP server.
     Mcp,
+    /// A program of somebody else, which comes to this device.
+    Foreign,
 }
 
 /// A tool that is not offered here.

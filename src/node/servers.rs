@@ -47,9 +47,14 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
         },
         lazy: plugin.mcp.lazy,
         trusted_first_list: by == WrittenBy::Owner,
-        pins: folder.and_then(Path::parent).map(|plugin| plugin.join(PINS)),
+        pins: pins_of(folder),
         ..ServerSpec::new(plugin.name.as_str(), transport)
     })
+}
+
+/// The file of what was seen of an installed plugin whose files are in this folder: it goes when the plugin does.
+pub(super) fn pins_of(folder: Option<&Path>) -> Option<PathBuf> {
+    folder.and_then(Path::parent).map(|plugin| plugin.join(PINS))
 }
 
 fn pipes(program: &Program, folder: Option<&Path>, cwd: Option<PathBuf>, sandbox: Sandbox) -> Option<PipesSpec> {

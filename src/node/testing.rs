@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::commands::Starter;
 use super::containers::Containers;
 use super::declared::Means;
+use super::foreign::node::{Hosting, Present};
 use super::mcp::hosted::McpHost;
 use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::runtime::container::Runtime;
@@ -115,5 +116,10 @@ pub(crate) fn means(home: &Path, launcher: Launcher, tasks: &TaskGroup) -> Means
         tasks: tasks.clone(),
     };
     let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
-    Means { starter: Starter { launcher, secrets }, hosting, containers }
+    let foreign = Hosting {
+        pins: home.join("pins/nodes"),
+        approved: watch::channel(Arc::default()).1,
+        present: Present::default(),
+    };
+    Means { starter: Starter { launcher, secrets }, hosting, containers, foreign }
 }

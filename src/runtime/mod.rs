@@ -17,7 +17,7 @@ pub mod server;
 pub mod spool;
 
 mod out_dir;
-mod progress;
+pub(crate) mod progress;
 mod run_dir;
 mod self_test;
 mod streams;

@@ -576,7 +576,7 @@ impl Said {
                 Some(Report::NotStarted(why)) => return Err(why),
                 Some(Report::Ended { .. }) => return Err("it ended at once".to_owned()),
                 // Files are told of in containers alone.
-                Some(Report::Files(_)) => {}
+                Some(Report::Files(_) | Report::Socket) => {}
                 None if self.ready => return Ok(()),
                 None => return Err("its helper ended before it".to_owned()),
             }
@@ -594,7 +594,7 @@ impl Said {
                 Report::Ready => ready = true,
                 Report::NotStarted(why) => return End::NotStarted(why),
                 Report::Ended { exit, left } => end = Some((exit, left)),
-                Report::Files(_) => {}
+                Report::Files(_) | Report::Socket => {}
             }
         }
         match (end, level) {

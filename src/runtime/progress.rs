@@ -22,7 +22,7 @@ const BURST: u32 = 10;
 const REFILL: Duration = Duration::from_millis(200);
 
 /// Reads an error stream.
-pub(super) struct ErrorStream {
+pub(crate) struct ErrorStream {
     secrets: RedactStream,
     tail: VecDeque<u8>,
     line: Vec<u8>,
@@ -32,7 +32,7 @@ pub(super) struct ErrorStream {
 
 impl ErrorStream {
     /// A stream of which these secrets are kept out.
-    pub(super) fn new(now: Instant, redactor: Arc<Redactor>) -> Self {
+    pub(crate) fn new(now: Instant, redactor: Arc<Redactor>) -> Self {
         Self {
             secrets: RedactStream::new(redactor),
             tail: VecDeque::new(),
@@ -43,7 +43,7 @@ impl ErrorStream {
     }
 
     /// Takes a chunk; hands the notes in it to `note`, as far as the pace allows.
-    pub(super) fn push(&mut self, chunk: &[u8], now: Instant, note: &mut impl FnMut(String)) {
+    pub(crate) fn push(&mut self, chunk: &[u8], now: Instant, note: &mut impl FnMut(String)) {
         let certain = self.secrets.push(chunk);
         self.lines(&certain, now, note);
     }
@@ -62,7 +62,7 @@ impl ErrorStream {
     }
 
     /// The stream is over: what is left is a line too. Returns the last [`TAIL_BYTES_MAX`] of text.
-    pub(super) fn finish(mut self, now: Instant, note: &mut impl FnMut(String)) -> String {
+    pub(crate) fn finish(mut self, now: Instant, note: &mut impl FnMut(String)) -> String {
         let left = self.secrets.finish();
         self.lines(&left, now, note);
         if !self.line.is_empty() {

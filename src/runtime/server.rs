@@ -10,7 +10,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::Child;
 use tokio::time::timeout;
 
-use super::container::{Command, Ends, Instance, Order, Runtime, RuntimeError, Stop, Told};
+use super::container::{Command, Dialer, Ends, Instance, Order, Runtime, RuntimeError, Stop, Told};
 use super::process::{Group, Launcher, Running, Said, Spec, show_end};
 use super::run_dir::RunDir;
 use super::sandbox::Sandbox;
@@ -128,6 +128,26 @@ impl Server {
                 Told::NotStarted(why) => why,
                 Told::Lost => "its container is gone".to_owned(),
             },
+        }
+    }
+
+    /// Connects to its own loopback, where it is in a container.
+    #[must_use]
+    pub fn dialer(&self) -> Option<Dialer> {
+        match &self.0 {
+            Kind::Process { .. } => None,
+            Kind::Contained { instance, .. } => Some(instance.dialer()),
+        }
+    }
+
+    /// Ends it at once.
+    pub async fn kill(self) {
+        match self.0 {
+            Kind::Process { mut child, mut group, .. } => {
+                group.kill();
+                let _ = timeout(KILL_WAIT, child.wait()).await;
+            }
+            Kind::Contained { runtime, instance, .. } => runtime.stop(instance).await,
         }
     }
 

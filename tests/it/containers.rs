@@ -39,10 +39,10 @@ const VOLUME: &str = "VOLUME /data";
 /// A container of somebody else.
 const NEIGHBOUR: &str = "neighbour";
 /// What calls in containers may take on a busy machine.
-const SLOWLY: Duration = Duration::from_secs(20);
+pub(crate) const SLOWLY: Duration = Duration::from_secs(20);
 
 /// An engine of the tests. All that it has started goes with it.
-struct Dockerd {
+pub(crate) struct Dockerd {
     dir: tempfile::TempDir,
     process: Option<Child>,
     runtime: tokio::runtime::Runtime,
@@ -50,7 +50,7 @@ struct Dockerd {
 
 impl Dockerd {
     /// One with the image and a neighbour; `None` where there cannot be one.
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if !geteuid().is_root() {
             skip(test, "a container engine needs root");
             return None;
@@ -77,7 +77,7 @@ impl Dockerd {
         self.dir.path().join("s")
     }
 
-    fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
@@ -131,11 +131,16 @@ impl Dockerd {
         }
         let tar = Command::new("tar").arg("-C").arg(&root).args(["-cf", "-", "."]).output().unwrap();
         assert!(tar.status.success());
-        let (repo, tag) = IMAGE.split_once(':').unwrap();
+        self.import_tar(IMAGE, tar.stdout, vec![VOLUME.to_owned()]);
+    }
+
+    /// Makes an image of a tar.
+    pub(crate) fn import_tar(&self, image: &str, tar: Vec<u8>, changes: Vec<String>) {
+        let (repo, tag) = image.split_once(':').unwrap();
         let options = CreateImageOptionsBuilder::new().from_src("-").repo(repo).tag(tag).build();
-        let options = bollard::query_parameters::CreateImageOptions { changes: vec![VOLUME.to_owned()], ..options };
+        let options = bollard::query_parameters::CreateImageOptions { changes, ..options };
         self.runtime.block_on(async {
-            let body = bollard::body_full(Bytes::from(tar.stdout));
+            let body = bollard::body_full(Bytes::from(tar));
             let docker = self.docker().unwrap();
             let mut told = docker.create_image(Some(options), Some(body), None);
             while let Some(info) = told.next().await {
@@ -170,7 +175,7 @@ impl Dockerd {
     }
 
     /// Containers that are not the neighbour's.
-    fn ours(&self) -> Vec<ContainerSummary> {
+    pub(crate) fn ours(&self) -> Vec<ContainerSummary> {
         let is_other = |one: &ContainerSummary| one.names.iter().flatten().any(|name| name.contains(NEIGHBOUR));
         self.all().into_iter().filter(|one| !is_other(one)).collect()
     }
@@ -293,7 +298,7 @@ fn call(home: &Home, tool: &str) -> Value {
 }
 
 /// A directory that whoever runs in a container may write.
-fn open_dir(home: &Home, name: &str) -> PathBuf {
+pub(crate) fn open_dir(home: &Home, name: &str) -> PathBuf {
     let dir =
         tempfile::Builder::new().prefix(name).permissions(Permissions::from_mode(0o777)).tempdir().unwrap().keep();
     assert!(!dir.starts_with(home.path("")));

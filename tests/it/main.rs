@@ -22,8 +22,11 @@ mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod field_lessons;
+mod foreign_node;
 mod freezing;
 mod gateway_loss;
+#[cfg(target_os = "linux")]
+mod grpc_tool;
 mod harness;
 mod homes;
 mod hostile_peer;

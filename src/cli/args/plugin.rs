@@ -1,6 +1,7 @@
-//! `sigil plugin`, `sigil secret` and `sigil mcp`.
+//! `sigil plugin`, `sigil node`, `sigil secret` and `sigil mcp`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, Subcommand, ValueEnum};
@@ -96,6 +97,31 @@ pub(crate) enum SecretCommand {
         #[arg(value_parser = secret_name)]
         name: SecretName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Let a node in: shows its token, this once, and the certificate that it is to trust
+    Add {
+        /// Its name, which its tools have before theirs: `[a-z0-9-]{1,32}`
+        #[arg(value_parser = plugin_name)]
+        name: PluginName,
+        /// Time after which its token is over, such as `30d`; default: never
+        #[arg(long, value_name = "TIME", value_parser = life)]
+        expires: Option<Duration>,
+    },
+    /// All nodes that are let in
+    List,
+    /// Take a node out, and revoke its token: it is cut off at once
+    Remove {
+        /// Its name
+        #[arg(value_parser = plugin_name)]
+        name: PluginName,
+    },
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    crate::value::parse_duration(text).ok_or_else(|| "a time such as 12h or 30d".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod calls;
 mod care;
 mod conflicts;
 mod console;
+mod foreign;
 mod mcp;
 #[cfg(feature = "mcp")]
 mod mcp_bundle;
@@ -71,6 +72,7 @@ pub(crate) async fn run(command: Command, client: Client, ui: Ui) -> Result<Exit
         Command::Memory { workspace, command } => memory::memory(client, &workspace, command, ui).await,
         Command::Model { command } => models::model(client, command, ui).await,
         Command::Plugin { command } => plugins::plugin(client, command, ui).await,
+        Command::Node { command } => foreign::node(client, command, ui),
         Command::Secret { command } => secrets::secret(client, command, ui),
         Command::Mcp { command: Some(McpCommand::Import { file, write }), .. } => {
             mcp_import::import(client, &file, write, ui)

@@ -30,6 +30,8 @@ pub(super) enum ProviderKind {
     Container,
     /// An MCP server.
     Mcp,
+    /// A foreign node: a program of somebody else, which comes to this device.
+    Foreign,
 }
 
 /// Origin of a provider.
@@ -42,6 +44,8 @@ pub(super) enum ProviderSource {
     Settings,
     /// A plugin that was installed.
     Plugin,
+    /// A node that was let in by `sigil node add`.
+    Node,
 }
 
 /// Tier in which a provider runs.
@@ -100,7 +104,7 @@ pub(super) struct AbsentTool {
 /// Something that offers tools and runs them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Provider {
-    /// Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, or that of an installed plugin.
+    /// Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, `nodes.NAME` of a foreign node, or that of an installed plugin.
     name: String,
     /// The kind of what runs its tools.
     kind: ProviderKind,
@@ -135,6 +139,7 @@ impl From<Listed> for Provider {
             Origin::Builtin => ProviderSource::Sigil,
             Origin::Settings(_) | Origin::Server(_) => ProviderSource::Settings,
             Origin::Plugin(_) => ProviderSource::Plugin,
+            Origin::Node(_) => ProviderSource::Node,
         };
         let why = state.told().1.map(ToOwned::to_owned);
         let tier = about.tier.map(|tier| match tier {
@@ -148,6 +153,7 @@ impl From<Listed> for Provider {
                 Kind::Process => ProviderKind::Process,
                 Kind::Container => ProviderKind::Container,
                 Kind::Mcp => ProviderKind::Mcp,
+                Kind::Foreign => ProviderKind::Foreign,
             },
             source,
             version: about.version,

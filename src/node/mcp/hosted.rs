@@ -484,7 +484,7 @@ impl Keeper {
         // Schemas are compiled, and the pins written, beside the loop.
         let read = tokio::task::spawn_blocking(move || {
             let mut listed = tools::listed(&spec, &greeted, &told);
-            let pins = tools::review(&spec, &of, &mut listed, &approved, (&greeted, era));
+            let pins = tools::review(spec.trusted_first_list, &of, &mut listed, &approved, (&greeted, Some(era)));
             // What cannot be read is not written over: somebody may want to look at it.
             let kept = match &of {
                 Pinned::Unreadable(_) => Ok(()),

@@ -10,5 +10,5 @@ mod remote;
 mod result;
 mod session;
 pub mod spec;
-mod tools;
-mod wire;
+pub(in crate::node) mod tools;
+pub(in crate::node) mod wire;

@@ -114,6 +114,15 @@ impl ServerSpec {
         }
     }
 
+    /// The word for how it is spoken to, in the cards of its tools.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.transport {
+            Transport::Container(config) if config.grpc_port.is_some() => "grpc",
+            Transport::Pipes(_) | Transport::Container(_) | Transport::Http(_) => "mcp",
+        }
+    }
+
     /// True if a tool of this name, without the prefix and in small letters, is offered.
     #[must_use]
     pub fn exposes(&self, folded: &str) -> bool {

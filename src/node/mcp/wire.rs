@@ -35,7 +35,7 @@ pub(super) const NOT_TAKEN_NOW: i64 = i64::MIN + 1;
 /// Era of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Era {
+pub(in crate::node) enum Era {
     /// Up to 2025-11-25.
     Legacy,
     /// 2026-07-28.
@@ -295,11 +295,11 @@ pub(super) fn hello(era: Era, id: u64) -> Vec<u8> {
 
 /// What a server said of itself when it was greeted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Greeted {
+pub(in crate::node) struct Greeted {
     /// Its own name.
-    pub(super) name: String,
+    pub(in crate::node) name: String,
     /// Its version.
-    pub(super) version: String,
+    pub(in crate::node) version: String,
 }
 
 /// Reads the answer to [`hello`]. The error says why it cannot be spoken to.

@@ -8,10 +8,10 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
     RestartPolicy, RestartPolicyNameEnum,
 };
-use sigil_shim::wire::{CONTAINER, CONTAINER_DIR, CONTAINER_SHIM, TEMP_DIR};
+use sigil_shim::wire::{CONTAINER, CONTAINER_DIR, CONTAINER_SHIM, Network, TEMP_DIR};
 
 use super::facts::Order;
-use crate::plugin::{NetworkMode, User};
+use crate::plugin::{ContainerConfig, NetworkMode, User};
 
 /// The label that holds whose containers they are: [`Marks::home`].
 pub(super) const HOME_LABEL: &str = "sigil.home";
@@ -74,7 +74,7 @@ pub(super) fn body(order: &Order, marks: &Marks, bound: &Bound, is_podman: bool)
     ContainerCreateBody {
         image: Some(image.id.clone()),
         entrypoint: Some(vec![CONTAINER_SHIM.to_owned()]),
-        cmd: Some(vec![CONTAINER.to_owned(), config.network.to_string()]),
+        cmd: Some(vec![CONTAINER.to_owned(), network_word(config).to_owned()]),
         user,
         hostname: (!has_network).then(|| "sigil".to_owned()),
         labels: Some(HashMap::from([
@@ -115,6 +115,17 @@ pub(super) fn body(order: &Order, marks: &Marks, bound: &Bound, is_podman: bool)
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// The word by which the helper knows which sockets a tool may make. One that speaks gRPC listens on its own loopback, which is all
+/// the network that its container has.
+fn network_word(config: &ContainerConfig) -> &'static str {
+    let network = match (config.network, config.grpc_port) {
+        (NetworkMode::None, None) => Network::None,
+        (NetworkMode::Restricted, _) => Network::Restricted,
+        (NetworkMode::None, Some(_)) | (NetworkMode::Host, _) => Network::Host,
+    };
+    network.as_str()
 }
 
 /// A bind of something that is there: the engine makes no directories for us.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use sigil_shim::wire::{self, Exit, Go, Level, Limits, Network, Report, User};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
@@ -19,6 +21,8 @@ use crate::runtime::streams::Streams;
 
 /// Time for the helper to take an order: it does nothing else.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// Time for a connection within one machine.
+const DIALLED_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes that a helper says of one command; it says a few hundred.
 const SAID_MAX: usize = 64 * 1024;
 
@@ -32,6 +36,10 @@ pub struct Instance {
     /// What is bound into it.
     dir: Option<TempDir>,
 }
+
+/// Connects to what listens in a container. Held only while that is wanted: its container goes on meanwhile. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Dialer(Arc<Mutex<UnixStream>>);
 
 /// A command for a container.
 #[derive(Clone, PartialEq, Eq)]
@@ -125,11 +133,58 @@ impl Instance {
         handed.and_then(here).map_err(|error| RuntimeError::NotStarted(format!("its helper is gone: {error}")))
     }
 
+    /// Connects to what listens in it.
+    #[must_use]
+    pub fn dialer(&self) -> Dialer {
+        Dialer(self.link.clone())
+    }
+
     /// Ends all that runs in it. Returns its name.
     pub(super) fn close(self) -> String {
         let Self { name, link, dir } = self;
         drop((link, dir));
         name
+    }
+}
+
+impl Dialer {
+    /// Connects to a port on the loopback of its network, which has nothing else.
+    ///
+    /// # Errors
+    /// Nobody listens there now, or its helper is gone.
+    pub async fn dial(&self, port: u16) -> io::Result<tokio::net::TcpStream> {
+        let link = self.0.clone();
+        let dialled = tokio::task::spawn_blocking(move || {
+            let (ours, theirs) = UnixStream::pair()?;
+            {
+                let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+                link.set_write_timeout(Some(TAKEN_WITHIN))?;
+                wire::ask_for_socket(&link, theirs.as_fd())?;
+            }
+            drop(theirs);
+            ours.set_read_timeout(Some(TAKEN_WITHIN))?;
+            let (mut said, mut fds) = (Vec::new(), Vec::new());
+            while said.len() < SAID_MAX && wire::hear(&ours, &mut said, &mut fds)? > 0 {}
+            let socket = match (wire::reports(&said).into_iter().next(), fds.pop()) {
+                (Some(Report::Socket), Some(socket)) if fds.is_empty() => Socket::from(socket),
+                (Some(Report::NotStarted(why)), _) => return Err(io::Error::other(why)),
+                _ => return Err(io::Error::other("its helper hands over no socket")),
+            };
+            // Whoever hands it over is in the container: only a socket of the kind that was asked for counts.
+            let is_meant = socket.domain()? == Domain::IPV4
+                && socket.r#type()? == Type::STREAM
+                && !socket.is_listener()?
+                && socket.peer_addr().is_err();
+            if !is_meant {
+                return Err(io::Error::other("its helper hands over something else"));
+            }
+            socket.connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), DIALLED_WITHIN)?;
+            socket.set_tcp_nodelay(true)?;
+            socket.set_nonblocking(true)?;
+            Ok(std::net::TcpStream::from(socket))
+        });
+        let dialled: io::Result<_> = dialled.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        tokio::net::TcpStream::from_std(dialled?)
     }
 }
 
@@ -191,7 +246,7 @@ impl Ends {
         let fds = std::mem::take(fds);
         for report in wire::reports(said) {
             match report {
-                Report::Ready => {}
+                Report::Ready | Report::Socket => {}
                 Report::Files(of) => names = of,
                 Report::NotStarted(why) => told = Told::NotStarted(why),
                 Report::Ended { exit, left } => told = Told::Ended { exit, left, files: Vec::new() },

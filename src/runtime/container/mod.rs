@@ -19,7 +19,7 @@ mod facts;
 mod instance;
 
 pub use facts::{EngineFacts, EngineState, ImageFacts, Order, RuntimeError};
-pub use instance::{Command, Exec, Instance};
+pub use instance::{Command, Dialer, Exec, Instance};
 pub(super) use instance::{Ends, Stop, Told};
 
 /// What starts and stops containers: an engine, or what a test puts in its place.

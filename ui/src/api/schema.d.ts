@@ -3035,7 +3035,7 @@ export interface components {
                 /** @description The kind of what runs its tools. */
                 kind: components["schemas"]["ProviderKind"];
                 level?: components["schemas"]["ProviderLevel"] | null;
-                /** @description Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, or that of an installed plugin. */
+                /** @description Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, `nodes.NAME` of a foreign node, or that of an installed plugin. */
                 name: string;
                 /** @description How it is spoken to: `json`, `mcp` or `grpc`; null: it is this program. */
                 protocol?: string | null;
@@ -3346,7 +3346,7 @@ export interface components {
             /** @description The kind of what runs its tools. */
             kind: components["schemas"]["ProviderKind"];
             level?: components["schemas"]["ProviderLevel"] | null;
-            /** @description Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, or that of an installed plugin. */
+            /** @description Its name: `sigil`, `tools.NAME` or `mcp_servers.NAME` of the settings, `nodes.NAME` of a foreign node, or that of an installed plugin. */
             name: string;
             /** @description How it is spoken to: `json`, `mcp` or `grpc`; null: it is this program. */
             protocol?: string | null;
@@ -3371,7 +3371,7 @@ export interface components {
          * @description Kind of what runs tools.
          * @enum {string}
          */
-        ProviderKind: "builtin" | "process" | "container" | "mcp";
+        ProviderKind: "builtin" | "process" | "container" | "mcp" | "foreign";
         /**
          * @description How far a provider is confined; each level holds what the one before does.
          * @enum {string}
@@ -3381,7 +3381,7 @@ export interface components {
          * @description Origin of a provider.
          * @enum {string}
          */
-        ProviderSource: "sigil" | "settings" | "plugin";
+        ProviderSource: "sigil" | "settings" | "plugin" | "node";
         /**
          * @description State of a provider.
          * @enum {string}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mesh_core::ids::{Hash, PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
 use mesh_core::policy::{Credential, Request, Verdict};
-use mesh_core::record::{Effect, ToolDecl};
+use mesh_core::record::{Effect, Tier, ToolDecl};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -175,18 +175,20 @@ fn description(tool: &ToolDecl, about: Option<&ToolDescription>) -> String {
     long.unwrap_or(&tool.description).to_owned()
 }
 
-/// The four hints. What the owner of the device says counts; what a tool says of itself makes it look no more harmless.
-fn annotations(tool: &ToolDecl, about: Option<&ToolDescription>) -> Value {
+/// The four hints. What an owner of the mesh says of the tools of a device of hers counts; what a tool says of itself makes it look no
+/// more harmless, nor does what another device says of its own. `of_owner`: the device is an owner's.
+fn annotations(tool: &ToolDecl, about: Option<&ToolDescription>, of_owner: bool) -> Value {
     let said = about.map(|about| about.hints.clone()).unwrap_or_default();
     let Hints { destructive, open_world, trusted, .. } = said;
-    let harmless = tool.effect == Effect::None;
-    let of_owner = |said: Option<bool>, else_: bool| if trusted { said.unwrap_or(else_) } else { else_ };
+    let trusted = trusted && of_owner;
+    let harmless = tool.effect == Effect::None && of_owner;
+    let believed = |said: Option<bool>, else_: bool| if trusted { said.unwrap_or(else_) } else { else_ };
     json!({
         "readOnlyHint": harmless,
-        "destructiveHint": !harmless && of_owner(destructive, true),
-        "idempotentHint": tool.effect != Effect::Once,
+        "destructiveHint": !harmless && believed(destructive, true),
+        "idempotentHint": tool.effect != Effect::Once && of_owner,
         // A tool without a card is one of ours.
-        "openWorldHint": about.is_some() && of_owner(open_world, true),
+        "openWorldHint": !of_owner || about.is_some() && believed(open_world, true),
     })
 }
 
@@ -200,22 +202,31 @@ fn entry(view: &View, names: &Names, name: &str, open: Open<'_>, about: Option<&
         "sigil/online": is_online(view, node),
         "sigil/asks": asks,
     });
-    if about.is_some_and(|about| !about.hints.trusted)
+    let of_owner = node.tier == Tier::Owner;
+    if (!of_owner || about.is_some_and(|about| !about.hints.trusted))
         && let Some(members) = meta.as_object_mut()
     {
         members.insert("sigil/hints".to_owned(), "untrusted".into());
     }
-    whole(name, &format!("{}: {shown}", node.node_id), tool, about, meta)
+    whole(name, &format!("{}: {shown}", node.node_id), tool, about, of_owner, meta)
 }
 
 fn entry_of_any(name: &str, first: Open<'_>, about: Option<&ToolDescription>, all: &[Told<'_>]) -> Value {
     let nodes: Vec<String> = all.iter().map(|(open, _)| open.node.node_id.to_string()).collect();
     let asks = all.iter().any(|(open, _)| open.asks);
     let meta = json!({ "sigil/address": format!("any:{}", first.tool.name), "sigil/nodes": nodes, "sigil/asks": asks });
-    whole(name, &format!("any device: {}", first.tool.name), first.tool, about, meta)
+    let of_owners = all.iter().all(|(open, _)| open.node.tier == Tier::Owner);
+    whole(name, &format!("any device: {}", first.tool.name), first.tool, about, of_owners, meta)
 }
 
-fn whole(name: &str, title: &str, tool: &ToolDecl, about: Option<&ToolDescription>, meta: Value) -> Value {
+fn whole(
+    name: &str,
+    title: &str,
+    tool: &ToolDecl,
+    about: Option<&ToolDescription>,
+    of_owner: bool,
+    meta: Value,
+) -> Value {
     let mut entry = Map::new();
     entry.insert("name".to_owned(), name.into());
     entry.insert("title".to_owned(), title.into());
@@ -224,7 +235,7 @@ fn whole(name: &str, title: &str, tool: &ToolDecl, about: Option<&ToolDescriptio
     if let Some(schema) = output_schema(about) {
         entry.insert("outputSchema".to_owned(), schema);
     }
-    entry.insert("annotations".to_owned(), annotations(tool, about));
+    entry.insert("annotations".to_owned(), annotations(tool, about, of_owner));
     entry.insert("_meta".to_owned(), meta);
     sorted(&Value::Object(entry))
 }
@@ -273,12 +284,19 @@ mod tests {
         };
         let hints = |trusted| Hints { read_only: Some(true), destructive: Some(false), trusted, ..Hints::default() };
         let of = |trusted| {
-            annotations(&tool, Some(&ToolDescription { hints: hints(trusted), ..ToolDescription::default() }))
+            annotations(&tool, Some(&ToolDescription { hints: hints(trusted), ..ToolDescription::default() }), true)
         };
         assert_eq!((&of(false)["destructiveHint"], &of(false)["readOnlyHint"]), (&json!(true), &json!(false)));
         assert_eq!(of(true)["destructiveHint"], false);
         let none = ToolDecl { effect: Effect::None, ..tool };
-        let ours = annotations(&none, None);
+        // A device of somebody else says of its own tools what it likes.
+        let theirs =
+            annotations(&none, Some(&ToolDescription { hints: hints(true), ..ToolDescription::default() }), false);
+        assert_eq!(
+            theirs,
+            json!({ "readOnlyHint": false, "destructiveHint": true, "idempotentHint": false, "openWorldHint": true })
+        );
+        let ours = annotations(&none, None, true);
         assert_eq!(
             ours,
             json!({ "readOnlyHint": true, "destructiveHint": false, "idempotentHint": true, "openWorldHint": false })

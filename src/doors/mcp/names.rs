@@ -11,6 +11,7 @@ use std::collections::btree_map::Entry;
 use data_encoding::BASE32_NOPAD;
 use mesh_core::ids::{Hash, PeerId, ToolName};
 use mesh_core::io::{NodeView, View};
+use mesh_core::record::Tier;
 
 /// Longest name of a device.
 const NODE_MAX: usize = 16;
@@ -55,7 +56,10 @@ impl Names {
             let long = |salt: u32| {
                 marked(node.first_name.as_str(), NODE_MAX, &[&node.peer.0[..], &salt.to_be_bytes()].concat())
             };
-            let name = claim(&mut taken, fold(node.first_name.as_str(), NODE_MAX), long, node.peer);
+            // A name that a device of somebody else has given itself may have been another one's before, which clients still know.
+            let is_known = node.confirmed || node.tier == Tier::Owner;
+            let plain = if is_known { fold(node.first_name.as_str(), NODE_MAX) } else { None };
+            let name = claim(&mut taken, plain, long, node.peer);
             names.nodes.insert(node.peer, name);
         }
         for node in &members {

@@ -63,6 +63,12 @@ pub(super) async fn of(
     let mut result = Map::new();
     let structured = pieces.first().and_then(|piece| structured(piece, output));
     match structured.filter(|_| is_done) {
+        // What a tool says does not stand where how a call stands is said.
+        Some(value) if value.get("call_id").is_some() => {
+            let mut standing = standing.value;
+            standing.insert("output".to_owned(), value);
+            result.insert("structuredContent".to_owned(), Value::Object(standing));
+        }
         Some(value) => drop(result.insert("structuredContent".to_owned(), value)),
         // Where a schema was told, something that fits has to be there.
         None if output.is_some() || !is_done => {
@@ -79,8 +85,12 @@ pub(super) async fn of(
 /// The same, with how the call stands in place of what is structured.
 pub(super) fn with_standing(mut result: Map<String, Value>, standing: Standing) -> Map<String, Value> {
     let mut value = standing.value;
-    if let Some(structured) = result.remove("structuredContent").filter(|it| it.get("call_id").is_none()) {
-        value.insert("output".to_owned(), structured);
+    let output = match result.remove("structuredContent") {
+        Some(Value::Object(mut standing)) if standing.contains_key("call_id") => standing.remove("output"),
+        output => output,
+    };
+    if let Some(output) = output {
+        value.insert("output".to_owned(), output);
     }
     result.insert("structuredContent".to_owned(), Value::Object(value));
     result

@@ -171,7 +171,19 @@ fn what_a_server_changes_waits_for_an_owner_and_the_rest_goes_on() {
     assert_eq!(call(hub, "py.hello", &json!({ "name": "a" }))["output"], "hello a");
     assert_eq!(text(&call(hub, "py.structured", &json!({})), "state"), "done", "what could be used still can");
     let pins = fs::read_to_string(mesh.homes[1].path("pins/py.json")).expect("pins");
-    assert!(pins.contains("\"modern\"") && pins.contains("hello") && !pins.contains("\"new\""), "{pins}");
+    let pins: Value = serde_json::from_str(&pins).expect("JSON");
+    assert!(pins["era"] == "modern" && pins["tools"]["hello"].is_string() && pins["tools"]["new"].is_null(), "{pins}");
+}
+
+#[test]
+fn a_call_that_waited_for_a_device_waits_for_its_server_too() {
+    let (mut mesh, _dir) = hosts("modern");
+    mesh.homes[1].stop();
+    let asked = json!({ "node": "nas", "tool": "py.hello", "arguments": { "name": "late" }, "ttl_s": 60 });
+    let id = text(&mesh.homes[0].post("calls", &asked).json(), "id").to_owned();
+    mesh.homes[1].start();
+    let ran = mesh.homes[0].wait_confirmed(&id, PATIENCE);
+    assert_eq!(text(&ran, "state"), "done", "{ran}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! device, as other containers do: what it lacks it says, and what comes back it takes up.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::node::containers::{self, Containers, Lack};
 use crate::node::mcp::hosted::McpHost;
 use crate::node::mcp::tools::PinFile;
 use crate::node::provider::{About, Absent, Job, Kind, Offer, Offers, Provider, Run, Runs, State};
+use crate::node::servers;
 use crate::pb::DescribeRequest;
 use crate::pb::tool_service_client::ToolServiceClient;
 use crate::plugin::{self, ContainerConfig, Level, NetworkMode, Plugin, Protocol, Tier};
@@ -197,7 +199,8 @@ impl Served {
             with: with.clone(),
             // Of the settings' apart from those of MCP servers, which may have the same name.
             pins: PinFile::new(
-                servers::pins_of(folder).unwrap_or_else(|| host.pins.join("grpc").join(format!("{}.json", plugin.name))),
+                servers::pins_of(folder)
+                    .unwrap_or_else(|| host.pins.join("grpc").join(format!("{}.json", plugin.name))),
             ),
             approved: host.approved.clone(),
             offers: watch::Sender::new(Arc::new(Offers { state, tools: listed.clone() })),
@@ -450,6 +453,9 @@ impl Shared {
             Ok(image) => image,
             Err(lack @ Lack::Image(_)) => {
                 return Err(Over::Lacks(lack.to_string(), format!("`docker pull {}` fetches it", self.config.image)));
+            }
+            Err(lack @ Lack::Other(_)) => {
+                return Err(Over::Lacks(lack.to_string(), containers::takes_image(&self.plugin)));
             }
             Err(Lack::Engine(error)) => return Err(did_not(&error)),
         };

@@ -24,7 +24,7 @@ use super::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
 use super::wire::{self, Era, Greeted, INVALID_PARAMS, NOT_TAKEN, NOT_TAKEN_NOW, RpcError};
 use crate::node::builtin::INVALID_ARGUMENT;
-use crate::node::provider::{About, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
+use crate::node::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::node::{confine, containers};
 use crate::plugin::{Level, Tier, Value as Setting};
 use crate::runtime::container::{EngineState, Order, Runtime};
@@ -120,16 +120,24 @@ impl Drop for Hosted {
 }
 
 impl Hosted {
-    /// Hosts a server: it is started soon. `before`: what the provider offers whose place it takes. As far as it is to offer that
-    /// too, calls wait for it; nothing of it runs before the new server has listed it.
+    /// Hosts a server: it is started soon. `before`: what the provider offers whose place it takes; without that what its server told
+    /// last counts. As far as it is to offer that too, calls wait for it; nothing of it runs before the server has listed it. Reads its
+    /// pins, and compiles schemas.
     #[must_use]
     pub fn start(spec: ServerSpec, host: McpHost, before: &Offers) -> Self {
+        let pins = spec.pins.clone().unwrap_or_else(|| host.pins.join(format!("{}.json", spec.name)));
+        let pins = PinFile::new(pins);
         let stays = |name: &ToolName| {
             let folded = name.folded();
             folded.strip_prefix(&*spec.prefix.to_ascii_lowercase()).is_some_and(|short| spec.exposes(short))
         };
         let tools = before.tools.iter().filter(|(name, _)| stays(name));
-        let tools = tools.map(|(name, offer)| (name.clone(), offer.clone())).collect();
+        let mut tools: BTreeMap<_, _> = tools.map(|(name, offer)| (name.clone(), offer.clone())).collect();
+        if tools.is_empty()
+            && let of @ Pinned::As(_) = pins.read()
+        {
+            tools = known(&spec, &of, &host.approved.borrow());
+        }
         let starting = Offers { state: State::Starting { step: "its server".to_owned() }, tools };
         let shared = Arc::new(Shared {
             offers: watch::Sender::new(Arc::new(starting)),
@@ -139,8 +147,7 @@ impl Hosted {
         });
         let (over, ended) = watch::channel(false);
         let launcher = host.launcher.clone();
-        let pins = spec.pins.clone().unwrap_or_else(|| host.pins.join(format!("{}.json", spec.name)));
-        let keeper = Keeper { spec: spec.clone(), pins: PinFile::new(pins), shared: shared.clone() };
+        let keeper = Keeper { spec: spec.clone(), pins, shared: shared.clone() };
         host.tasks.clone().spawn(async move {
             keeper.keep(host).await;
             over.send_replace(true);
@@ -153,6 +160,15 @@ impl Hosted {
     pub fn spec(&self) -> &ServerSpec {
         &self.spec
     }
+}
+
+/// Tools of a server as it told them last.
+fn known(spec: &ServerSpec, of: &Pinned, approved: &BTreeMap<ToolName, Hash>) -> BTreeMap<ToolName, Arc<Offer>> {
+    let Pinned::As(pins) = of else { return BTreeMap::new() };
+    let greeted = Greeted { name: pins.server.clone(), version: pins.version.clone() };
+    let mut listed = tools::listed(spec, &greeted, &pins.told);
+    tools::review(spec.trusted_first_list, of, &mut listed, approved, (&greeted, pins.era));
+    listed.tools.into_iter().map(|(name, tool)| (name, tool.offer)).collect()
 }
 
 impl Provider for Hosted {
@@ -484,7 +500,8 @@ impl Keeper {
         // Schemas are compiled, and the pins written, beside the loop.
         let read = tokio::task::spawn_blocking(move || {
             let mut listed = tools::listed(&spec, &greeted, &told);
-            let pins = tools::review(spec.trusted_first_list, &of, &mut listed, &approved, (&greeted, Some(era)));
+            let mut pins = tools::review(spec.trusted_first_list, &of, &mut listed, &approved, (&greeted, Some(era)));
+            pins.keep(told);
             // What cannot be read is not written over: somebody may want to look at it.
             let kept = match &of {
                 Pinned::Unreadable(_) => Ok(()),

@@ -155,6 +155,21 @@ pub(in crate::node) struct Pins {
     pub(in crate::node) era: Option<Era>,
     /// Hashes of its tools, by their names at the server.
     pub(in crate::node) tools: BTreeMap<String, String>,
+    /// What a server told of them last: its tools while it is started, so that a call which waited for this device waits for it as
+    /// well. Empty if it was more than is kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::node) told: Vec<Value>,
+}
+
+/// Bytes of [`Pins::told`] that are kept.
+const TOLD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+impl Pins {
+    /// Keeps what was told, if it is not too much.
+    pub(super) fn keep(&mut self, told: Vec<Value>) {
+        let bytes: usize = told.iter().map(|tool| tool.to_string().len()).sum();
+        self.told = if bytes <= TOLD_BYTES_MAX { told } else { Vec::new() };
+    }
 }
 
 /// The pins of one server on disk.

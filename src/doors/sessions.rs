@@ -476,7 +476,7 @@ mod tests {
     async fn what_needs_a_new_session_an_old_one_may_not() {
         let (_home, sessions) = sessions();
         let (code, _) = sessions.code(NOW).unwrap();
-        let signed_in = sessions.sign_in(&code, owner(), "x", (Instant::now(), NOW)).unwrap();
+        let signed_in = sessions.sign_in(&code, owner(), "x", User::Untold, (Instant::now(), NOW)).unwrap();
         let who = crate::doors::identity::Identity::Session(signed_in.session);
         let at = |ms| who.require_fresh(ms, "this happens", "there").map_err(|error| error.code);
         assert_eq!((at(NOW + 299_999), at(NOW + 300_000)), (Ok(()), Err(ErrorCode::NotFresh)));

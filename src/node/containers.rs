@@ -180,12 +180,7 @@ impl Shared {
                             Some(wait)
                         }
                         Err(lack @ Lack::Other(_)) => {
-                            let name = &self.plugin.name;
-                            let flags = self.plugin.consents().iter().map(|it| format!(" --{it}")).collect::<String>();
-                            self.lacks(
-                                &lack.to_string(),
-                                format!("look at where it comes from; `sigil plugin allow {name}{flags}` takes it as it is now"),
-                            );
+                            self.lacks(&lack.to_string(), takes_image(&self.plugin));
                             None
                         }
                         Err(Lack::Engine(error)) => {
@@ -352,6 +347,12 @@ async fn some_image(
         (Err(error), None) => return Err(error.into()),
     }
     runtime.image(image).await?.ok_or_else(|| Lack::Image(image.clone()))
+}
+
+/// What an owner does about an image that is another one now.
+pub(super) fn takes_image(plugin: &Plugin) -> String {
+    let flags = plugin.consents().iter().map(|it| format!(" --{it}")).collect::<String>();
+    format!("look at where it comes from; `sigil plugin allow {}{flags}` takes it as it is now", plugin.name)
 }
 
 /// What is started in a container, with these arguments and this environment.

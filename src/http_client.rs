@@ -15,6 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 /// Longest time for a connection to be there, with each address of a name.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Silence after which it is looked if the other end is still there: a stream may be silent for long.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Time for which a connection that nobody uses is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Connections to one server that are kept so.
@@ -54,6 +56,7 @@ impl HttpClient {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_MAX));
+        tcp.set_keepalive(Some(KEEPALIVE));
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())

@@ -24,12 +24,14 @@ use super::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
 use super::tools::{self, Listed, PinFile, Pinned};
 use super::wire::{self, Era, Greeted, INVALID_PARAMS, NOT_TAKEN, NOT_TAKEN_NOW, RpcError};
 use crate::node::builtin::INVALID_ARGUMENT;
+use crate::node::containers::Lack;
 use crate::node::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::node::{confine, containers};
 use crate::plugin::{Level, Tier, Value as Setting};
 use crate::runtime::container::{EngineState, Order, Runtime};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::{Launcher, Spec};
+use crate::runtime::progress::ErrorStream;
 use crate::runtime::server::{Errors, Server, Tail};
 use crate::runtime::spool::SpoolError;
 use crate::secrets::{Redactor, Resolved, Secrets};
@@ -302,10 +304,19 @@ impl Keeper {
                 drop(looked);
                 let mut step = |step: String| self.set_state(State::Starting { step });
                 let image = containers::have_image(&*host.runtime, config, pulled, &mut step).await;
-                let image = image.map_err(|why| did_not(&why))?;
+                let image = image.map_err(|why| {
+                    let next = match &why {
+                        Lack::Other(_) => format!(": `sigil plugin allow {}` takes it as it is now", self.spec.name),
+                        Lack::Image(_) => format!(": `docker pull {}` fetches it", config.image),
+                        Lack::Engine(_) => String::new(),
+                    };
+                    did_not(&format!("{why}{next}"))
+                })?;
                 let command = containers::command_of(config, &image, &[], env)?;
                 let order = Order { config: (**config).clone(), image, provider: self.spec.name.clone() };
-                Server::start_in(host.runtime.clone(), &order, command).await.map_err(|why| did_not(&why))?
+                Server::start_in(host.runtime.clone(), &order, command, &host.tasks)
+                    .await
+                    .map_err(|why| did_not(&why))?
             }
             Transport::Http(_) => return Err(NO_PROCESS.to_owned()),
         };
@@ -515,8 +526,9 @@ impl Keeper {
         if let Err(error) = kept {
             tracing::warn!(server = %self.spec.name, %error, "its pins could not be written: its tools are in review after a start");
         }
-        for (tool, why) in absent {
-            tracing::warn!(server = %self.spec.name, "its tool `{tool}` is not offered: {why}");
+        if let Some((tool, why)) = absent.first() {
+            let others = absent.len() - 1;
+            tracing::warn!(server = %self.spec.name, others, "its tool `{tool}` is not offered: {why}");
         }
         if !matches!(pinned, Pinned::Unreadable(_)) {
             *pinned = Pinned::As(pins);
@@ -606,6 +618,7 @@ impl HostedRun {
         };
         let until = Instant::now() + job.timeout;
         let mut again = true;
+        let mut paced = ErrorStream::new(Instant::now(), Arc::default());
         let (at_work, mut asked, why, reason) = 'talk: loop {
             let own_name = live.names.lock().unwrap_or_else(PoisonError::into_inner).get(&job.tool).cloned();
             let Some(own_name) = own_name else { return not_started("does not offer it any more") };
@@ -644,7 +657,11 @@ impl HostedRun {
                         };
                     }
                     note = asked.notes.recv(), if !told_enough => match note {
-                        Some(note) => (parts.note)(note),
+                        // At the pace of any tool.
+                        Some(note) => {
+                            let line = format!("::progress {note}\n");
+                            paced.push(line.as_bytes(), Instant::now(), &mut |text| (parts.note)(text));
+                        }
                         None => told_enough = true,
                     },
                     () = cancel.cancelled() => break (Stopped::Cancelled, "cancelled"),
@@ -656,12 +673,13 @@ impl HostedRun {
         };
         live.session.tell(wire::cancelled(asked.id, reason));
         // Some answer then, some go on, some end.
-        let answered = timeout(CANCEL_WITHIN, &mut asked.answer).await;
-        if answered.is_err() && cancel_policy == CancelPolicy::Restart && live.at_work.load(Ordering::Acquire) == 1 {
+        // One whose conversation has ended has not answered.
+        let answered = matches!(timeout(CANCEL_WITHIN, &mut asked.answer).await, Ok(Ok(_)));
+        if !answered && cancel_policy == CancelPolicy::Restart && live.at_work.load(Ordering::Acquire) == 1 {
             live.restart.notify_one();
         }
         drop(at_work);
-        let goes_on = if answered.is_ok() { "" } else { "the server was told to stop, and may go on" };
+        let goes_on = if answered { "" } else { "the server was told to stop, and may go on" };
         match why {
             Stopped::Cancelled => RunEnd::Cancelled(goes_on.to_owned()),
             Stopped::TimedOut => {

@@ -35,6 +35,8 @@ const SESSION_BYTES_MAX: usize = 1024;
 const UNDER_WAY_MAX: usize = 64;
 /// Time between two looks if somebody still waits for an answer.
 const AWAITED_EVERY: Duration = Duration::from_secs(2);
+/// Time for what is not answered to be taken.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Longest answer that tells of an error, in bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// Times that a stream that broke off before the answer is taken up without anything new in it.
@@ -69,7 +71,7 @@ enum Over {
     Answered,
     /// The older era's greeting is over: it can be listened to.
     Greeted,
-    /// The server cannot be reached, for this reason.
+    /// The server takes nothing new, for this reason: what is under way may have an answer yet.
     Away(String),
     /// Nothing more can be said to the server, for this reason.
     Conversation(String),
@@ -160,7 +162,6 @@ impl Remote {
                     }
                     match over {
                         Over::Answered => {}
-                        // What is under way may have an answer yet.
                         Over::Away(_) if awaited.values().any(|(_, listens)| !listens) => {}
                         Over::Greeted => under_way.push(async { (None, self.listen(hearing).await) }.boxed()),
                         Over::Away(why) | Over::Conversation(why) => return hearing.redacted(&why),
@@ -217,7 +218,8 @@ impl Remote {
                             sleep(AWAITED_EVERY).await;
                         }
                     }
-                    None => std::future::pending().await,
+                    // Nothing is answered to it, and it keeps a place.
+                    None => sleep(TOLD_WITHIN).await,
                 }
             };
             let over = tokio::select! {
@@ -394,7 +396,15 @@ impl Remote {
         let location = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).map(crate::text::visible);
         let body = timeout(FAREWELL, Limited::new(response.into_body(), ERROR_BYTES_MAX).collect()).await;
         let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        if outline.listens() && status.is_server_error() {
+            // Opened again later.
+            return Over::Answered;
+        }
         let why = match status {
+            // This tool alone may be more than the token opens.
+            StatusCode::FORBIDDEN if outline.method == "tools/call" => {
+                "what it is given is not enough for this tool (403 Forbidden)".to_owned()
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let said =
                     if self.headers.is_empty() { "was given no headers" } else { "does not take what it was given" };
@@ -403,11 +413,11 @@ impl Remote {
                      `headers = {{ Authorization = {{ secret = \"NAME\" }} }}` and `sigil secret set NAME`"
                 );
                 refuse(hearing, outline, RpcError::not_taken(over.clone()));
-                return Over::Conversation(over);
+                return Over::Away(over);
             }
             StatusCode::NOT_FOUND if self.met().session.is_some() => {
                 refuse(hearing, outline, RpcError::not_taken_now("it has forgotten the session"));
-                return Over::Conversation("it has forgotten the session".to_owned());
+                return Over::Away("it has forgotten the session".to_owned());
             }
             _ if status.is_redirection() => {
                 let to = location.unwrap_or_else(|| "elsewhere".to_owned());

@@ -25,6 +25,8 @@ const NOTES_MAX: usize = 16;
 /// Pages of a list of tools, and tools in all.
 const PAGES_MAX: usize = 64;
 const TOOLS_MAX: usize = 1024;
+/// Bytes of a list of tools, all pages together.
+const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The way in which a request ended without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -268,7 +270,7 @@ impl Session {
     /// It does not list them.
     pub(super) async fn tools(&self, era: Era) -> Result<Vec<Value>, AskError> {
         const METHOD: &str = "tools/list";
-        let (mut tools, mut cursor) = (Vec::new(), None);
+        let (mut tools, mut cursor, mut bytes) = (Vec::new(), None, 0);
         for _ in 0..PAGES_MAX {
             let mut params = Map::new();
             if let Some(cursor) = cursor {
@@ -278,6 +280,11 @@ impl Session {
             let answer = answer.map_err(|error| AskError::Refused(METHOD, error.message))?;
             let page = answer.get("tools").and_then(Value::as_array);
             let page = page.ok_or_else(|| AskError::Strange("its list of tools is no list".to_owned()))?;
+            bytes += page.iter().map(|tool| tool.to_string().len()).sum::<usize>();
+            if bytes > LIST_BYTES_MAX {
+                let why = format!("its list of tools has more than {} MiB", LIST_BYTES_MAX >> 20);
+                return Err(AskError::Strange(why));
+            }
             tools.extend(page.iter().take(TOOLS_MAX - tools.len()).cloned());
             cursor = answer.get("nextCursor").filter(|cursor| cursor.is_string()).cloned();
             if cursor.is_none() || tools.len() >= TOOLS_MAX {

@@ -8,6 +8,10 @@ use crate::secrets::Redactor;
 
 /// Longest line of a server, bytes. Beyond, the server is ended: what it answered is lost, and whoever asked would wait for ever.
 pub(super) const LINE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest id of a request of a server, in bytes.
+const ID_BYTES_MAX: usize = 256;
+/// Longest text of an error of a server that is shown, in characters.
+const ERROR_CHARS_MAX: usize = 1_000;
 /// Most values of a line: each takes a hundred bytes once it is read, however few it had as text.
 const VALUES_MAX: usize = 250_000;
 /// The version of the newer era that is spoken.
@@ -147,6 +151,10 @@ pub(super) fn read(line: &[u8]) -> Option<Incoming> {
         return Some(Incoming::Answer(id, answer));
     };
     if let Some(id) = message.get("id") {
+        // It is said back to it.
+        if !(id.is_number() || id.as_str().is_some_and(|id| id.len() <= ID_BYTES_MAX)) {
+            return Some(Incoming::Other);
+        }
         return Some(Incoming::Asks { id: id.clone(), method: method.to_owned() });
     }
     Some(match method {
@@ -161,7 +169,10 @@ pub(super) fn read(line: &[u8]) -> Option<Incoming> {
 fn rpc_error(error: &Value) -> RpcError {
     RpcError {
         code: error.get("code").and_then(Value::as_i64).filter(|code| *code > NOT_TAKEN_NOW).unwrap_or_default(),
-        message: error.get("message").and_then(Value::as_str).unwrap_or("no reason given").to_owned(),
+        message: crate::text::visible(error.get("message").and_then(Value::as_str).unwrap_or("no reason given"))
+            .chars()
+            .take(ERROR_CHARS_MAX)
+            .collect(),
     }
 }
 

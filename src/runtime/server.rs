@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::process::Child;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::container::{Command, Dialer, Ends, Instance, Order, Runtime, RuntimeError, Stop, Told};
@@ -15,6 +16,7 @@ use super::process::{Group, Launcher, Running, Said, Spec, show_end};
 use super::run_dir::RunDir;
 use super::sandbox::Sandbox;
 use super::streams::Streams;
+use crate::tasks::TaskGroup;
 
 /// Between the end of its input, `SIGTERM` and `SIGKILL`.
 const GRACE: Duration = Duration::from_millis(500);
@@ -87,11 +89,28 @@ impl Server {
         Ok((Self(kind), stdin, stdout, Errors(Box::new(stderr))))
     }
 
-    /// The same in a container.
+    /// The same in a container, in a task of its own: one that nobody waits for any more is ended, and not left.
     ///
     /// # Errors
     /// The reason for which it did not start, for people.
     pub async fn start_in(
+        runtime: Arc<dyn Runtime>,
+        order: &Order,
+        command: Command,
+        tasks: &TaskGroup,
+    ) -> Result<(Self, Sender, Receiver, Errors), RuntimeError> {
+        let (done, started) = oneshot::channel();
+        let order = order.clone();
+        tasks.spawn(async move {
+            let started = Self::start_alone(runtime, &order, command).await;
+            if let Err(Ok((server, ..))) = done.send(started) {
+                server.end().await;
+            }
+        });
+        started.await.unwrap_or_else(|_| Err(RuntimeError::NotStarted("this agent is stopping".to_owned())))
+    }
+
+    async fn start_alone(
         runtime: Arc<dyn Runtime>,
         order: &Order,
         command: Command,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::ToolName;
 use tokio::sync::{Notify, watch};
@@ -22,8 +23,8 @@ use crate::node::mcp::hosted::McpHost;
 use crate::node::mcp::tools::PinFile;
 use crate::node::provider::{About, Absent, Job, Kind, Offer, Offers, Provider, Run, Runs, State};
 use crate::node::servers;
-use crate::pb::DescribeRequest;
 use crate::pb::tool_service_client::ToolServiceClient;
+use crate::pb::{DescribeRequest, DescribeResponse, ToolSpec};
 use crate::plugin::{self, ContainerConfig, Level, NetworkMode, Plugin, Protocol, Tier};
 use crate::runtime::container::{Dialer, EngineState, Order};
 use crate::runtime::server::{Errors, Server, Tail};
@@ -281,9 +282,11 @@ impl Shared {
     /// A server that takes a run, and a place in it.
     pub(super) async fn live(&self) -> (Arc<Live>, AtWork) {
         let mut live = self.live.subscribe();
-        self.wanted.notify_one();
+        let takes = |live: &Option<Arc<Live>>| live.as_ref().is_some_and(|live| !live.work.borrow().closed);
+        if !takes(&live.borrow()) {
+            self.wanted.notify_one();
+        }
         loop {
-            let takes = |live: &Option<Arc<Live>>| live.as_ref().is_some_and(|live| !live.work.borrow().closed);
             let found = live.wait_for(takes).await.map(|found| found.clone());
             let Ok(found) = found else { return std::future::pending().await };
             if let Some((live, at_work)) = found.and_then(|live| Some((live.clone(), AtWork::of(&live)?))) {
@@ -385,7 +388,7 @@ impl Shared {
             let gone = CancellationToken::new();
             let dialer = server.dialer();
             let talk = async {
-                match self.greet(dialer, &gone).await {
+                match self.greet(dialer, &gone, &redactor).await {
                     Ok((channel, described)) => self.serve(channel, described, redactor.clone(), &ended).await,
                     Err(why) => Over::Broken(why),
                 }
@@ -462,13 +465,18 @@ impl Shared {
         let mut command = containers::command_of(&self.config, &image, &[], env).map_err(|why| did_not(&why))?;
         command.env.insert("SIGIL_GRPC_PORT".to_owned(), self.port.to_string());
         let order = Order { config: self.config.clone(), image, provider: self.plugin.name.to_string() };
-        let started = Server::start_in(self.with.runtime.clone(), &order, command).await;
+        let started = Server::start_in(self.with.runtime.clone(), &order, command, &self.with.tasks).await;
         let (server, _closed, stdout, errors) = started.map_err(|why| did_not(&why))?;
         Ok((server, (stdout, errors), Arc::new(redactor)))
     }
 
     /// Connects to a server that was started, and has it describe its tools.
-    async fn greet(&self, dialer: Option<Dialer>, gone: &CancellationToken) -> Result<(Channel, Described), String> {
+    async fn greet(
+        &self,
+        dialer: Option<Dialer>,
+        gone: &CancellationToken,
+        redactor: &Redactor,
+    ) -> Result<(Channel, Described), String> {
         let dialer = dialer.ok_or("it is in no container")?;
         let dialled = timeout(START, async {
             loop {
@@ -485,10 +493,11 @@ impl Shared {
             let mut client = ToolServiceClient::new(channel.clone()).max_decoding_message_size(DESCRIPTION_BYTES_MAX);
             let said = client.describe(DescribeRequest { protocol: 1 }).await;
             let said = said.map_err(|status| {
-                let said: String = crate::text::visible(status.message()).chars().take(TAIL_CHARS_MAX).collect();
+                let said = redactor.redacted(status.message());
+                let said: String = crate::text::visible(&said).chars().take(TAIL_CHARS_MAX).collect();
                 format!("it does not describe its tools ({:?}): {said}", status.code())
             })?;
-            let described = tools::read(said.into_inner())?;
+            let described = tools::read(without_secrets(said.into_inner(), redactor))?;
             Ok::<_, String>((channel, described))
         };
         timeout(START, spoken).await.map_err(|_| "it does not describe its tools in time".to_owned())?
@@ -522,6 +531,8 @@ impl Shared {
         let (over_told, ended) = (over.clone(), ended.clone());
         let live = Arc::new(Live { channel, names, redactor, work: watch::Sender::default(), over: over_told, ended });
         self.live.send_replace(Some(live.clone()));
+        // Whoever wanted it has it now: another is not to be started for that later.
+        let _ = self.wanted.notified().now_or_never();
         loop {
             let Offered { tools, absent, .. } = offered;
             self.held().absent = absent;
@@ -558,6 +569,20 @@ impl Shared {
         });
         read.await.ok()
     }
+}
+
+/// What a server describes, before anything of it is shown or kept: a server can say its secrets anywhere.
+fn without_secrets(mut said: DescribeResponse, redactor: &Redactor) -> DescribeResponse {
+    let without = |text: &mut String| *text = redactor.redacted(text).into_owned();
+    without(&mut said.name);
+    without(&mut said.version);
+    for tool in &mut said.tools {
+        let ToolSpec { name, title, description, input_schema, output_schema, effect: _, timeout_seconds: _ } = tool;
+        for text in [name, title, description, input_schema, output_schema] {
+            without(text);
+        }
+    }
+    said
 }
 
 #[cfg(test)]

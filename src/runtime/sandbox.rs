@@ -84,7 +84,10 @@ impl Sandbox {
             return Err(format!("it asks for `{path}`, in the home of this agent, which is for no tool"));
         }
         // Only a view of its own hides the home in what it may read.
-        let open = self.read.iter().chain(&self.write).find(|path| home.starts_with(path));
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let real_home = real(home);
+        let is_open = |path: &&PathBuf| home.starts_with(path) || real_home.starts_with(real(path));
+        let open = self.read.iter().chain(&self.write).find(is_open);
         match open {
             Some(path) if level == Level::Confined => Err(format!(
                 "it may read or write `{}`, where the home of this agent is: only the level isolated could hide that",

@@ -292,7 +292,8 @@ impl Engine {
             let owned = self.owned();
             let ours = found.iter().filter(|one| is_ours(one.labels.as_ref()));
             let names = ours.filter_map(|one| Some(one.names.as_ref()?.first()?.trim_start_matches('/').to_owned()));
-            names.filter(|name| !owned.contains(name)).collect()
+            // An image may have our labels, and whoever runs it by hand gets them: names are ours alone.
+            names.filter(|name| name.starts_with(PREFIX) && !owned.contains(name)).collect()
         };
         if !left.is_empty() {
             tracing::info!(target: "sigil::events::containers", containers = left.len(), "removing containers that were left");

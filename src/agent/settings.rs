@@ -204,7 +204,9 @@ impl Reloader {
             Ok(installed) => installed,
             Err(error) => return tracing::warn!(%error, "the plugins stay as they were"),
         };
-        let declared = self.tools.declared.with_plugins(&installed);
+        let (declared, of) = (self.tools.declared.clone(), installed.clone());
+        // Pins are read and schemas compiled.
+        let Ok(declared) = tokio::task::spawn_blocking(move || declared.with_plugins(&of)).await else { return };
         self.tools.host.put_in_force(declared.members(), self.now.node.deny.clone());
         self.tools.declared = declared;
         if let Err(error) = self.tools.publisher.publish().await {

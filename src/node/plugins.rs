@@ -326,14 +326,18 @@ impl Plugins {
             fs::rename(&part, &folder).map_err(disk("moving into place", &folder))?;
         }
         let kept = old.filter(|old| old.allowed_hash == hash);
+        // The same files without a word more: what was allowed is what it was.
+        let is_word = kept.is_none() || !allowed.is_empty();
         let (kept, old_paths) = kept.map(|old| (old.allowed, old.paths)).unwrap_or_default();
         let allowed = allowed.iter().map(ToString::to_string).chain(kept).collect();
         let paths = new_paths.unwrap_or(old_paths);
         let installed_ms = clock::now().wall_ms;
         let record =
             Record { hash: hash.clone(), installed_ms, allowed_hash: hash, allowed, allowed_ms: installed_ms, paths };
-        self.forget_image(&name)?;
         self.write(&name, &record)?;
+        if is_word {
+            self.forget_image(&name)?;
+        }
         self.find(&name)
     }
 
@@ -426,8 +430,8 @@ impl Plugins {
         record.allowed_hash = found.hash;
         record.allowed.extend(allowed.iter().map(ToString::to_string));
         record.allowed_ms = clock::now().wall_ms;
-        self.forget_image(name)?;
         self.write(name, &record)?;
+        self.forget_image(name)?;
         self.find(name)
     }
 

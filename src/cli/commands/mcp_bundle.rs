@@ -19,7 +19,7 @@ const MANIFEST_VERSION: &str = "0.3";
 /// # Errors
 /// The file cannot be written, or a path is no text.
 pub(super) fn write(program: &Path, home: &Path, agent: &str, file: &Path) -> io::Result<()> {
-    let mut zip = ZipWriter::new(File::create(file)?);
+    let mut zip = ZipWriter::new(File::create_new(file)?);
     let plain = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     zip.start_file("manifest.json", plain.unix_permissions(0o644))?;
     zip.write_all(format!("{:#}\n", manifest()).as_bytes())?;

@@ -34,10 +34,12 @@ const RETRY: Duration = Duration::from_millis(200);
 const LISTEN_AGAIN: Duration = Duration::from_secs(2);
 /// Time that requests under way get once the input has ended.
 const LINGER: Duration = Duration::from_millis(700);
-/// Requests under way. The next line waits until one is over.
+/// Requests under way. One more is answered with an error: what takes requests back is read all the time.
 const UNDER_WAY_MAX: usize = 128;
 /// The agent is not there.
 const NO_AGENT: i64 = -32_000;
+/// More requests than are handed over at once.
+const TOO_MANY: i64 = -32_005;
 /// It may or may not have happened.
 const UNKNOWN_OUTCOME: i64 = -32_001;
 
@@ -85,9 +87,6 @@ pub(super) async fn serve(
     // A client of the older era gets the stream that it would open over HTTP.
     let mut listens = false;
     loop {
-        while proxy.under_way.lock().unwrap_or_else(PoisonError::into_inner).len() >= UNDER_WAY_MAX {
-            proxy.over.notified().await;
-        }
         let mut line = Vec::new();
         let mut limited = (&mut input).take(LINE_BYTES_MAX);
         let read = tokio::select! {
@@ -110,6 +109,12 @@ pub(super) async fn serve(
             listens = true;
             let proxy = proxy.clone();
             tasks.spawn(async move { proxy.listen().await });
+        }
+        let full = proxy.under_way.lock().unwrap_or_else(PoisonError::into_inner).len() >= UNDER_WAY_MAX;
+        if let Some(id) = id_of_request(&line).filter(|_| full) {
+            let message = format!("{UNDER_WAY_MAX} requests are under way: wait for one of them, or take one back");
+            proxy.say(&error(&id, TOO_MANY, &message)).await;
+            continue;
         }
         number += 1;
         proxy.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
@@ -245,13 +250,19 @@ impl Proxy {
     /// Hands on what the agent says by itself, for as long as the process lives: in the older era that the list has changed.
     async fn listen(&self) {
         let nothing = Known { id: None, method: String::new(), again: true };
+        let mut again = false;
         loop {
             if let Ok(response) = self.client.stream(PATH, None, &self.headers()).await {
                 let kind = response.headers().get("content-type").and_then(|it| it.to_str().ok()).unwrap_or_default();
-                if !kind.starts_with("text/event-stream") {
+                if kind.starts_with("text/event-stream") {
+                    // What has changed while the agent was away nobody tells.
+                    if std::mem::replace(&mut again, true) {
+                        self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" })).await;
+                    }
+                    self.events(response, &nothing, &mut false).await;
+                } else if matches!(response.status().as_u16(), 404 | 405) {
                     return;
                 }
-                self.events(response, &nothing, &mut false).await;
             }
             sleep(LISTEN_AGAIN).await;
         }
@@ -333,6 +344,12 @@ fn is_acknowledgement(data: &[u8]) -> bool {
 
 fn method_of(line: &[u8]) -> Option<String> {
     serde_json::from_slice::<Sketch>(line).ok()?.method
+}
+
+/// The id of a request; `None` of all that is not answered.
+fn id_of_request(line: &[u8]) -> Option<Value> {
+    let members: BTreeMap<String, Value> = serde_json::from_slice(line).ok()?;
+    members.get("id").filter(|id| !id.is_null() && members.contains_key("method")).cloned()
 }
 
 type Members = BTreeMap<String, Box<RawValue>>;

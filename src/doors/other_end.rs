@@ -36,7 +36,7 @@ impl User {
     }
 }
 
-/// The other end of a connection to a loopback door. Its user is looked up once, when somebody wants to know.
+/// The other end of a connection to a loopback door. Its user is looked up when somebody wants to know, and known from then on.
 #[derive(Debug)]
 pub struct OtherEnd {
     ours: SocketAddr,
@@ -51,10 +51,17 @@ impl OtherEnd {
         Self { ours, theirs, user: OnceLock::new() }
     }
 
-    /// Its user. Reads the kernel's table of connections, once.
+    /// Its user. Reads the kernel's table of connections, until it is in there.
     #[must_use]
     pub fn user(&self) -> User {
-        *self.user.get_or_init(|| look_up(self.ours, self.theirs))
+        if let Some(user) = self.user.get() {
+            return *user;
+        }
+        match look_up(self.ours, self.theirs) {
+            // The table is not read in one moment, and a row may be missed.
+            User::Gone => User::Gone,
+            user @ (User::Is(_) | User::Untold) => *self.user.get_or_init(|| user),
+        }
     }
 }
 

@@ -75,7 +75,8 @@ impl Session {
     /// True if it was opened within the last [`FRESH`].
     #[must_use]
     pub fn is_fresh(&self, now_ms: u64) -> bool {
-        now_ms < self.made_ms.saturating_add(millis(FRESH))
+        // One that was opened while the clock was ahead is no newer for that.
+        self.made_ms <= now_ms && now_ms < self.made_ms.saturating_add(millis(FRESH))
     }
 
     /// True if nobody has ended it, and the same still sits at this device.
@@ -124,8 +125,6 @@ pub struct SignedIn {
 /// See the module.
 pub struct Sessions {
     file: PathBuf,
-    /// First label of the page's host name, 64 random bits: cookies of `127.0.0.1` go to every service of this machine.
-    label: String,
     kept: Mutex<Kept>,
     /// Held while the file is written, so that the newest state is written last.
     saving: Mutex<()>,
@@ -138,6 +137,8 @@ impl fmt::Debug for Sessions {
 }
 
 struct Kept {
+    /// First label of the page's host name, 64 random bits: cookies of `127.0.0.1` go to every service of this machine.
+    label: String,
     /// By the hash of their text.
     codes: BTreeMap<Hash, CodeState>,
     /// By the hash of their cookie.
@@ -193,8 +194,8 @@ impl Sessions {
             None => Written { label: format!("sigil-{}", random(13)?), sessions: Vec::new() },
         };
         let open = sessions.into_iter().filter_map(Open::read).take(SESSIONS_MAX).collect();
-        let kept = Kept { codes: BTreeMap::new(), open, wrong: Bucket::new(Instant::now()), saved_ms: 0 };
-        let sessions = Self { file, label, kept: Mutex::new(kept), saving: Mutex::default() };
+        let kept = Kept { label, codes: BTreeMap::new(), open, wrong: Bucket::new(Instant::now()), saved_ms: 0 };
+        let sessions = Self { file, kept: Mutex::new(kept), saving: Mutex::default() };
         if is_new {
             sessions.write()?;
         }
@@ -205,7 +206,21 @@ impl Sessions {
     /// no other service of this machine.
     #[must_use]
     pub fn host(&self) -> String {
-        format!("{}.localhost", self.label)
+        format!("{}.localhost", self.lock().label)
+    }
+
+    /// Gives the page another host name, for as long as it has no session: whatever somebody has left in browsers under the old one,
+    /// while the port was another's, has nothing to do with the new one.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn move_away(&self) -> Result<(), OpError> {
+        let label = format!("sigil-{}", random(13).map_err(|_| no_entropy())?);
+        let mut kept = self.lock();
+        if kept.open.is_empty() {
+            kept.label = label;
+        }
+        Ok(())
     }
 
     /// A new code, and the wall time of its end in milliseconds. It is shown once.
@@ -240,6 +255,10 @@ impl Sessions {
         user: User,
         (now, now_ms): (Instant, u64),
     ) -> Result<SignedIn, OpError> {
+        if user == User::Gone {
+            // Whose session it would be is not known, and it would be everybody's.
+            return Err(OpError::new(ErrorCode::Denied, "the other end of this connection is gone").hint("try again"));
+        }
         let code: String = code.chars().filter(|c| !matches!(c, '-' | ' ')).collect::<String>().to_ascii_uppercase();
         let shown = Hash::of(code.as_bytes());
         let cookie = random(52).map_err(|_| no_entropy())?;
@@ -348,8 +367,12 @@ impl Sessions {
 
     fn write(&self) -> io::Result<()> {
         let _alone = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        let sessions = self.lock().open.iter().map(|(hash, open)| open.written(*hash)).collect();
-        let text = serde_json::to_vec(&Written { label: self.label.clone(), sessions })?;
+        let written = {
+            let kept = self.lock();
+            let sessions = kept.open.iter().map(|(hash, open)| open.written(*hash)).collect();
+            Written { label: kept.label.clone(), sessions }
+        };
+        let text = serde_json::to_vec(&written)?;
         platform::replace_file(&self.file, &text)
     }
 

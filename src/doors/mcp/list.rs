@@ -215,8 +215,17 @@ fn entry_of_any(name: &str, first: Open<'_>, about: Option<&ToolDescription>, al
     let nodes: Vec<String> = all.iter().map(|(open, _)| open.node.node_id.to_string()).collect();
     let asks = all.iter().any(|(open, _)| open.asks);
     let meta = json!({ "sigil/address": format!("any:{}", first.tool.name), "sigil/nodes": nodes, "sigil/asks": asks });
+    // It may run at each of them: it is as harmless as the least harmless.
     let of_owners = all.iter().all(|(open, _)| open.node.tier == Tier::Owner);
-    whole(name, &format!("any device: {}", first.tool.name), first.tool, about, of_owners, meta)
+    let effects = || all.iter().map(|(open, _)| open.tool.effect);
+    let effect = [Effect::Once, Effect::Idempotent].into_iter().find(|worse| effects().any(|effect| effect == *worse));
+    let tool = ToolDecl { effect: effect.unwrap_or(Effect::None), ..first.tool.clone() };
+    let all_trusted = all.iter().all(|(_, about)| about.as_ref().is_none_or(|about| about.hints.trusted));
+    let about = about.map(|about| {
+        let trusted = about.hints.trusted && all_trusted;
+        ToolDescription { hints: Hints { trusted, ..about.hints.clone() }, ..about.clone() }
+    });
+    whole(name, &format!("any device: {}", tool.name), &tool, about.as_ref(), of_owners, meta)
 }
 
 fn whole(

@@ -3,7 +3,8 @@
 //!
 //! A device is called after the name by which it was first let in, whatever it is called now: clients keep lists of tools for
 //! long, and a rename must not take the names away under them. Which tool a name means is looked up in a table, never read from
-//! the name itself.
+//! the name itself. A device that is no owner's, and whose name no owner has confirmed, has no plain name: it may be that of one that is
+//! gone, which clients still know.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

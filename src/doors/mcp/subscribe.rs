@@ -181,7 +181,9 @@ fn fingerprint(view: &View, who: &Identity) -> Hash {
         let ToolDecl { name, effect, description, card, .. } = open.tool;
         text.extend_from_slice(&open.node.peer.0);
         text.extend_from_slice(open.node.node_id.as_str().as_bytes());
-        let rest = format!(" {name} {effect:?} {description} {card:?} {}\n", open.asks);
+        // What it is called and how it is marked depends on these (`names.rs`, `list.rs`).
+        let node = (&open.node.first_name, open.node.confirmed, open.node.tier);
+        let rest = format!(" {node:?} {name} {effect:?} {description} {card:?} {}\n", open.asks);
         text.extend_from_slice(rest.as_bytes());
     }
     Hash::of(&text)

@@ -108,6 +108,9 @@ pub async fn end_all(context: &Context, who: &Identity) -> Result<usize, OpError
         Identity::Socket | Identity::Client(_) | Identity::Token(_) | Identity::Login(_) => None,
     };
     let ended = context.sessions.end(|session| own.as_ref() != Some(&session.id));
+    if own.is_none() {
+        context.sessions.move_away()?;
+    }
     save_ended(context).await?;
     Ok(ended)
 }

@@ -195,6 +195,17 @@ pub async fn end_conflict(mesh: &MeshHandle, who: &Identity, id: EditId, text: E
             .hint("update sigil on this device, or take another text"));
         }
     };
+    // Logins are given through the socket alone, and this would give back one that another text has taken away.
+    if let (Identity::Session(_), Some(Value::Person(chosen))) = (who, &value) {
+        let differs = |head: &Statement| match &head.said.content {
+            Content::Value(value) => matches!(&**value, Value::Person(other) if other.logins != chosen.logins),
+            Content::Deleted | Content::Unreadable => false,
+        };
+        if heads.iter().any(|(_, head)| differs(head)) {
+            return Err(OpError::new(ErrorCode::Denied, "these texts differ in logins of the tailnet")
+                .hint("`sigil policy conflicts` on this device shows them, and ends this one"));
+        }
+    }
     let (name, seen) = (held.name_of_key(key), vec![(key.clone(), held.view().said.places(key))]);
     let edit = Edit { by: held.editor()?, changes: vec![(key.clone(), value)], declared: false, force: false, seen };
     // It was edited between the two looks.

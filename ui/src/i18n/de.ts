@@ -535,6 +535,7 @@ export const de: Record<keyof typeof en, string> = {
   'spaces.no.people': 'Noch ist niemand benannt. Personen werden auf der Seite der Personen hinzugefügt.',
   'spaces.nodes': 'Geräte, die dazugehören',
   'spaces.nodes.help': 'Namen mit Kommas dazwischen; * steht für beliebige Zeichen. Nichts: alle.',
+  'spaces.nodes.help.edit': 'Namen mit Kommas dazwischen; * steht für beliebige Zeichen. Steht in einem der beiden Felder nichts, sind alle gemeint; in beiden nichts: Durch sie gehört nichts hierher.',
   'spaces.none': 'Noch gibt es keinen Arbeitsbereich: Es entscheidet die Stufe eines Geräts. Mit dem ersten entscheiden Personen und Regeln.',
   'spaces.not.in': 'nicht darin',
   'spaces.nothing.belongs': 'nichts',

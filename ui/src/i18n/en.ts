@@ -533,6 +533,7 @@ export const en = {
   'spaces.no.people': 'Nobody has been named yet. People are added on the page of people.',
   'spaces.nodes': 'Devices that belong to it',
   'spaces.nodes.help': 'Names with commas between them; * stands for any letters. Nothing: all.',
+  'spaces.nodes.help.edit': 'Names with commas between them; * stands for any letters. If one of the two says nothing, all of its kind are meant; if neither does, nothing belongs here by them.',
   'spaces.none': 'There is no workspace yet: the tier of a device decides. With the first workspace, people and rules do.',
   'spaces.not.in': 'not in it',
   'spaces.nothing.belongs': 'nothing',

@@ -519,6 +519,38 @@ test('settings: sessions are listed and ended, and the page says when its own is
   me = other
 })
 
+test('who signs in anew goes on in every tab: the next click there counts, once; a dialog that was open shows nothing meanwhile', async () => {
+  const before = server.runs('count')
+  await go('#/run/server/count')
+  await me.page.getByRole('button', { name: 'Run' }).waitFor()
+  const again = await me.context.newPage()
+  await again.goto((await ui()).url)
+  await again.waitForSelector('h1:has-text("Home")')
+  await me.page.getByRole('button', { name: 'Run' }).click()
+  await shown('server ran it once and said so.')
+  assert.equal(server.runs('count'), before + 1)
+  await go('#/home')
+  await me.page.locator('body').press('n')
+  await me.page.getByRole('dialog').getByLabel('Name of the new device').fill('attic')
+  const cookie = (await me.context.cookies()).map((one) => `${one.name}=${one.value}`).join('; ')
+  const { csrf } = JSON.parse((await raw('GET', '/api/v1/session', { cookie })).text)
+  assert.equal((await raw('DELETE', '/api/v1/session', { cookie, origin, 'x-sigil-csrf': csrf })).status, 204)
+  await shown('You are signed out here', { timeout: 20_000 })
+  await me.page.getByRole('dialog').waitFor({ state: 'detached' })
+  // The page below is not inert: its button works.
+  await me.page.getByRole('button', { name: 'Copy: sigil ui' }).click()
+  await me.page.getByText('Copied', { exact: true }).waitFor()
+  await again.close()
+  const anew = await me.context.newPage()
+  await anew.goto((await ui()).url)
+  await anew.waitForSelector('h1:has-text("Home")')
+  await anew.close()
+  await me.page.getByText('You are signed out here').waitFor({ state: 'detached', timeout: 10_000 })
+  assert.equal(await me.page.getByRole('dialog').getByLabel('Name of the new device').inputValue(), 'attic')
+  await me.page.keyboard.press('Escape')
+  assert.equal(await me.page.getByRole('dialog').count(), 0)
+})
+
 test('after ten wrong codes also a right one waits', async () => {
   const { code } = await ui()
   let last

@@ -8,7 +8,8 @@ async function keep(answer) {
   const files = [...html.matchAll(/"(\/assets\/[\w.-]+)"/g)].map((found) => found[1])
   const wanted = [...files, '/icon.svg', '/manifest.webmanifest']
   for (const file of wanted) {
-    if (await cache.match(file)) continue
+    // What is not below /assets/ keeps its name when it changes.
+    if (file.startsWith('/assets/') && (await cache.match(file))) continue
     const got = await fetch(file)
     if (!got.ok) return
     await cache.put(file, got)
@@ -33,7 +34,9 @@ self.addEventListener('fetch', (event) => {
       return answer
     })
     event.respondWith(fresh.catch(async (error) => (await caches.match('/')) ?? Promise.reject(error)))
-  } else if (pathname.startsWith('/assets/') || pathname === '/icon.svg') {
+  } else if (pathname.startsWith('/assets/')) {
     event.respondWith(caches.match(event.request).then((kept) => kept ?? fetch(event.request)))
+  } else if (pathname === '/icon.svg' || pathname === '/manifest.webmanifest') {
+    event.respondWith(fetch(event.request).catch(async (error) => (await caches.match(pathname)) ?? Promise.reject(error)))
   }
 })

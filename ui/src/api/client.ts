@@ -23,8 +23,9 @@ export function setCsrf(value: string): void {
   csrf = value
 }
 
-const listeners = { signedOut: () => {}, answered: (_: boolean) => {} }
-/** Who is told when the session is over, and whether the agent answers. */
+const listeners = { signedOut: () => {}, answered: (_: boolean) => {}, renew: async () => false }
+/** Who is told when the session is over, and whether the agent answers; and who takes up the session that the cookie names now, and says
+ *  whether it is the same person's. */
 export function onState(told: Partial<typeof listeners>): void {
   Object.assign(listeners, told)
 }
@@ -36,8 +37,18 @@ function offline(): ApiError {
 
 export type Extras = { body?: unknown; rawBody?: string; headers?: Record<string, string>; signal?: AbortSignal; head?: (headers: Headers) => void }
 
-/** Sends a request. Throws an `ApiError`; an abort as it comes. */
+/** Sends a request. Throws an `ApiError`; an abort as it comes. Whoever signs in anew in another tab has another value for what changes
+ *  something: then it is asked for and the request sent once more, for one that was refused so has done nothing. */
 export async function api<T>(method: Method, path: string, extras: Extras = {}): Promise<T> {
+  try {
+    return await once<T>(method, path, extras)
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.code !== 'csrf' || !(await listeners.renew())) throw error
+    return once<T>(method, path, extras)
+  }
+}
+
+async function once<T>(method: Method, path: string, extras: Extras): Promise<T> {
   const headers: Record<string, string> = { accept: 'application/json', ...extras.headers }
   const body = extras.rawBody ?? (extras.body === undefined ? undefined : JSON.stringify(extras.body))
   if (body !== undefined) headers['content-type'] = 'application/json'

@@ -10,10 +10,12 @@ class Sessions {
   current = $state.raw<Session | undefined>()
   /** False until it is known whether somebody is signed in. */
   known = $state(false)
-  #loading = false
+  /** What this device has joined another mesh as, while nobody has signed in since; empty: it was let in, as what is not known. */
+  joined = $state<string | undefined>()
+  #loading: Promise<void> | undefined
 
   constructor() {
-    onState({ signedOut: () => live.stop(), answered: (ok) => live.answered(ok) })
+    onState({ signedOut: () => live.stop(), answered: (ok) => live.answered(ok), renew: () => this.#renew() })
   }
 
   get isAdmin(): boolean {
@@ -27,18 +29,27 @@ class Sessions {
   }
 
   /** Takes up the session that the cookie keeps, if there is one. */
-  async load(): Promise<void> {
-    if (this.#loading) return
-    this.#loading = true
+  load(): Promise<void> {
+    return (this.#loading ??= this.#load().finally(() => (this.#loading = undefined)))
+  }
+
+  async #load(): Promise<void> {
     try {
       this.#take(await get<Session>('/api/v1/session'))
     } catch (error) {
       // Without an answer nothing is known.
       if (!(error instanceof ApiError) || error.code === 'offline') return
-    } finally {
-      this.#loading = false
     }
     this.known = true
+  }
+
+  /** Takes up the session anew; true if it is the same person's: what she pressed in the one before still is her wish. */
+  async #renew(): Promise<boolean> {
+    const before = this.current?.principal.id
+    // One that is under way may have been asked before the other sign-in.
+    await this.#loading
+    await this.load()
+    return before !== undefined && this.current?.principal.id === before
   }
 
   async signIn(code: string): Promise<void> {
@@ -54,6 +65,7 @@ class Sessions {
 
   #take(session: Session): void {
     const before = this.current
+    if (before?.id !== session.id) this.joined = undefined
     const same = before !== undefined && Object.keys(session).every((key) => JSON.stringify(before[key as 'id']) === JSON.stringify(session[key as 'id']))
     if (!same) this.current = session
     this.known = true

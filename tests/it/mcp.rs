@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -262,6 +263,8 @@ impl Everything {
             .env("PORT", port.to_string())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
+            // What is called `node` may be a script that starts it.
+            .process_group(0)
             .spawn()
             .expect("node runs");
         let this = Self { child, port };
@@ -273,7 +276,8 @@ impl Everything {
 
 impl Drop for Everything {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = i32::try_from(self.child.id()).map(nix::unistd::Pid::from_raw).expect("a number");
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }

@@ -16,9 +16,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 /// Longest time for a connection to be there, with each address of a name.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Silence after which it is looked if the other end is still there: a stream may be silent for long.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_mins(1);
 /// Time for which a connection that nobody uses is kept.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 /// Connections to one server that are kept so.
 const IDLE_CONNECTIONS_MAX: usize = 4;
 /// Most bytes of the headers of an answer.

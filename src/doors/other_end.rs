@@ -1,6 +1,7 @@
 //! Whoever is at the other end of a connection over loopback. Every user of this machine reaches the loopback door, and a cookie
 //! or a code may have come to a process that listened where a browser took it for us; the kernel knows whose process it is.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::OnceLock;
 
@@ -20,7 +21,7 @@ impl User {
     #[must_use]
     pub fn may_be(self, opened_by: Option<u32>) -> bool {
         match (self, opened_by) {
-            (Self::Untold, _) | (Self::Is(_), None) | (Self::Is(0), _) => true,
+            (Self::Untold | Self::Is(0), _) | (Self::Is(_), None) => true,
             (Self::Is(user), Some(opened_by)) => user == opened_by,
             (Self::Gone, _) => false,
         }
@@ -116,7 +117,11 @@ fn mapped(address: SocketAddr) -> String {
 }
 
 fn words(ip: Ipv6Addr) -> String {
-    ip.octets().as_chunks::<4>().0.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect()
+    let mut text = String::with_capacity(32);
+    for word in ip.octets().as_chunks::<4>().0 {
+        let _ = write!(text, "{:08X}", u32::from_ne_bytes(*word));
+    }
+    text
 }
 
 #[cfg(test)]

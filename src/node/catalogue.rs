@@ -123,7 +123,7 @@ impl Catalogue {
             .collect();
         let mut catalogue = Self { deny: deny.to_vec(), ..Self::default() };
         let mut taken: BTreeMap<String, &Origin> = BTreeMap::new();
-        let mut wanted: Vec<(&Origin, &Member, &Offers, Vec<(&ToolName, &Arc<Offer>)>)> = Vec::new();
+        let mut wanted = Vec::new();
         for (origin, (offers, member)) in &offered {
             let mut named = Vec::new();
             for (name, offer) in &offers.tools {
@@ -136,9 +136,10 @@ impl Catalogue {
                 }
             }
             taken.extend(named.iter().map(|(name, _)| (name.folded().into_owned(), *origin)));
-            wanted.push((origin, member, offers, named));
+            wanted.push((*origin, *member, offers, named));
         }
-        let share = share(wanted.iter().map(|(.., named)| named.len()));
+        let counts: Vec<usize> = wanted.iter().map(|(.., named): &(_, _, _, Vec<_>)| named.len()).collect();
+        let share = share(&counts);
         for (origin, member, offers, named) in wanted {
             for (n, (name, offer)) in named.into_iter().enumerate() {
                 if n >= share {
@@ -205,13 +206,13 @@ impl Catalogue {
 
 /// The most tools that each provider may have so that all together are at most [`TOOLS_MAX`]: whoever wants less leaves the rest to
 /// the others, and one that offers hundreds takes the place of none (max-min fairness).
-fn share(wanted: impl Iterator<Item = usize> + Clone) -> usize {
-    let fits = |share: &usize| wanted.clone().map(|count| count.min(*share)).sum::<usize>() <= TOOLS_MAX;
+fn share(wanted: &[usize]) -> usize {
+    let fits = |share: usize| wanted.iter().map(|count| share.min(*count)).sum::<usize>() <= TOOLS_MAX;
     // True up to the share, false beyond: found in ten steps.
     let (mut low, mut high) = (0, TOOLS_MAX);
     while low < high {
         let middle = (low + high).div_ceil(2);
-        if fits(&middle) {
+        if fits(middle) {
             low = middle;
         } else {
             high = middle - 1;

@@ -351,8 +351,8 @@ async fn some_image(
 
 /// What an owner does about an image that is another one now.
 pub(super) fn takes_image(plugin: &Plugin) -> String {
-    let flags = plugin.consents().iter().map(|it| format!(" --{it}")).collect::<String>();
-    format!("look at where it comes from; `sigil plugin allow {}{flags}` takes it as it is now", plugin.name)
+    let flags: Vec<String> = plugin.consents().iter().map(|it| format!(" --{it}")).collect();
+    format!("look at where it comes from; `sigil plugin allow {}{}` takes it as it is now", plugin.name, flags.concat())
 }
 
 /// What is started in a container, with these arguments and this environment.

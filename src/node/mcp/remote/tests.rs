@@ -177,23 +177,26 @@ async fn a_server_of_the_newer_era_is_told_in_headers_what_a_message_is() {
     assert_eq!(call.header(NAME), Some("=?base64?dMO8cg==?="));
 }
 
+/// Tells when it is gone.
+struct Ends(mpsc::Sender<()>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(());
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_nobody_waits_for_is_given_up_with_its_connection() {
-    let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
-    let (over, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let (began, mut begun) = mpsc::channel(4);
+    let (over, mut ended) = mpsc::channel(4);
     let (url, seen) = server(move |asked| {
         if asked.said["method"] == "server/discover" {
             return document(&result(asked, &json!({ "supportedVersions": ["2026-07-28"] })));
         }
-        began.send(()).unwrap();
+        began.try_send(()).unwrap();
         let over = over.clone();
         // A stream that says nothing, and notices its end.
-        struct Ends(tokio::sync::mpsc::UnboundedSender<()>);
-        impl Drop for Ends {
-            fn drop(&mut self) {
-                let _ = self.0.send(());
-            }
-        }
         let ends = Ends(over);
         let silent = futures_util::stream::unfold(ends, |ends| async move {
             sleep(Duration::from_millis(50)).await;

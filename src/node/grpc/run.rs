@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tower::ServiceExt as _;
 
-use super::served::{AtWork, Live, Shared};
+use super::live::{AtWork, Live, Present};
 use crate::mesh::pace::Pace;
 use crate::node::commands::{self, without_secrets};
 use crate::node::provider::{Job, Parts, Place, Run};
@@ -42,7 +42,7 @@ const NOTE_BYTES_MAX: usize = 1024;
 const REASON_CHARS_MAX: usize = 1000;
 
 pub(super) struct ServedRun {
-    pub(super) shared: Arc<Shared>,
+    pub(super) present: Arc<Present>,
     pub(super) job: Job,
     pub(super) place: Place,
 }
@@ -54,13 +54,13 @@ impl Run for ServedRun {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, RunOutcome> {
         Box::pin(async move {
-            let Self { shared, job, place } = *self;
+            let Self { present, job, place } = *self;
             let until = Instant::now() + job.timeout;
             let found = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()).into(),
                 () = place.ended() => return RunEnd::NotStarted("its tool was replaced or taken away".to_owned()).into(),
-                found = timeout(SERVER_WAIT_MAX.min(job.timeout), shared.live()) => found,
+                found = timeout(SERVER_WAIT_MAX.min(job.timeout), present.live()) => found,
             };
             let Ok((live, at_work)) = found else {
                 return RunEnd::NotStarted("its server did not come up in time".to_owned()).into();

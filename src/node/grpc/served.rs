@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use mesh_core::ids::ToolName;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::connection;
+use super::live::{Live, Present};
 use super::run::ServedRun;
 use super::tools::{self, Described, Offered};
 use crate::node::approvals::Approved;
@@ -57,7 +57,7 @@ pub struct Served {
     ended: watch::Receiver<bool>,
 }
 
-pub(super) struct Shared {
+struct Shared {
     plugin: Plugin,
     config: ContainerConfig,
     port: u16,
@@ -68,9 +68,7 @@ pub(super) struct Shared {
     /// What its manifest lists.
     listed: BTreeMap<ToolName, Arc<Offer>>,
     offers: watch::Sender<Arc<Offers>>,
-    live: watch::Sender<Option<Arc<Live>>>,
-    /// A call waits for the server.
-    wanted: Notify,
+    present: Arc<Present>,
     held: Mutex<Held>,
     runs: Runs,
     stop: CancellationToken,
@@ -80,76 +78,6 @@ pub(super) struct Shared {
 struct Held {
     absent: Vec<Absent>,
     warnings: Vec<String>,
-}
-
-/// A server that answers.
-pub(super) struct Live {
-    pub(super) channel: Channel,
-    /// Names of its tools at the server, by those that they have here.
-    pub(super) names: BTreeMap<ToolName, String>,
-    pub(super) redactor: Arc<Redactor>,
-    work: watch::Sender<Work>,
-    /// Cancelled, its container is ended at once.
-    pub(super) over: CancellationToken,
-    /// Cancelled when its container has been ended.
-    pub(super) ended: CancellationToken,
-}
-
-#[derive(Default)]
-struct Work {
-    running: usize,
-    /// Nothing more is taken.
-    closed: bool,
-}
-
-/// A place among the runs of a server.
-pub(super) struct AtWork(Arc<Live>);
-
-impl AtWork {
-    fn of(live: &Arc<Live>) -> Option<Self> {
-        let entered = live.work.send_if_modified(|work| {
-            work.running += usize::from(!work.closed);
-            !work.closed
-        });
-        entered.then(|| Self(live.clone()))
-    }
-
-    /// Lets nothing more in, if no other run is in it. True if so.
-    pub(super) fn close_if_alone(&self) -> bool {
-        self.0.close_if(1)
-    }
-}
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.work.send_modify(|work| work.running = work.running.saturating_sub(1));
-    }
-}
-
-impl Live {
-    fn close_if(&self, running: usize) -> bool {
-        self.work.send_if_modified(|work| {
-            work.closed |= work.running <= running;
-            work.closed
-        })
-    }
-
-    /// Waits until nothing has run in it for so long, and lets nothing in any more then.
-    async fn idle(&self, after: Option<Duration>) {
-        let Some(after) = after else { return std::future::pending().await };
-        let mut work = self.work.subscribe();
-        loop {
-            let quiet = work.borrow_and_update().running == 0;
-            tokio::select! {
-                changed = work.changed() => if changed.is_err() {
-                    return std::future::pending().await;
-                },
-                () = sleep(after), if quiet => if self.close_if(0) {
-                    return;
-                },
-            }
-        }
-    }
 }
 
 /// The end of one container.
@@ -206,8 +134,7 @@ impl Served {
             approved: host.approved.clone(),
             offers: watch::Sender::new(Arc::new(Offers { state, tools: listed.clone() })),
             listed,
-            live: watch::Sender::default(),
-            wanted: Notify::new(),
+            present: Arc::default(),
             held: Mutex::default(),
             runs: Runs::default(),
             stop: CancellationToken::new(),
@@ -230,7 +157,7 @@ impl Provider for Served {
 
     fn take(&self, job: Job) -> Box<dyn Run> {
         let place = self.shared.runs.enter();
-        Box::new(ServedRun { shared: self.shared.clone(), job, place })
+        Box::new(ServedRun { present: self.shared.present.clone(), job, place })
     }
 
     fn about(&self) -> About {
@@ -279,29 +206,13 @@ impl Shared {
         self.offers.send_replace(Arc::new(offers));
     }
 
-    /// A server that takes a run, and a place in it.
-    pub(super) async fn live(&self) -> (Arc<Live>, AtWork) {
-        let mut live = self.live.subscribe();
-        let takes = |live: &Option<Arc<Live>>| live.as_ref().is_some_and(|live| !live.work.borrow().closed);
-        if !takes(&live.borrow()) {
-            self.wanted.notify_one();
-        }
-        loop {
-            let found = live.wait_for(takes).await.map(|found| found.clone());
-            let Ok(found) = found else { return std::future::pending().await };
-            if let Some((live, at_work)) = found.and_then(|live| Some((live.clone(), AtWork::of(&live)?))) {
-                return (live, at_work);
-            }
-        }
-    }
-
     async fn keep(&self) {
         let stopping = self.with.tasks.stopping();
         let (mut wait, mut failures, mut pulled) = (BACKOFF_FIRST, 0_u32, false);
         loop {
             let began = Instant::now();
             let over = self.run_once(&mut pulled).await;
-            self.live.send_replace(None);
+            self.present.is(None);
             let why = match over {
                 Over::Stopped => return,
                 Over::Restart => {
@@ -313,7 +224,7 @@ impl Shared {
                     tokio::select! {
                         () = self.stop.cancelled() => return,
                         () = stopping.cancelled() => return,
-                        () = self.wanted.notified() => {}
+                        () = self.present.wanted() => {}
                     }
                     (wait, failures) = (BACKOFF_FIRST, 0);
                     continue;
@@ -408,7 +319,7 @@ impl Shared {
                     }
                 }
             };
-            self.live.send_replace(None);
+            self.present.is(None);
             match over {
                 Over::Broken(why) => {
                     // Said before it is looked into: calls that come now wait for the next one.
@@ -530,9 +441,7 @@ impl Shared {
         let names = std::mem::take(&mut offered.names);
         let (over_told, ended) = (over.clone(), ended.clone());
         let live = Arc::new(Live { channel, names, redactor, work: watch::Sender::default(), over: over_told, ended });
-        self.live.send_replace(Some(live.clone()));
-        // Whoever wanted it has it now: another is not to be started for that later.
-        let _ = self.wanted.notified().now_or_never();
+        self.present.is(Some(live.clone()));
         loop {
             let Offered { tools, absent, .. } = offered;
             self.held().absent = absent;
@@ -583,47 +492,4 @@ fn without_secrets(mut said: DescribeResponse, redactor: &Redactor) -> DescribeR
         }
     }
     said
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn live() -> Arc<Live> {
-        Arc::new(Live {
-            channel: tonic::transport::Endpoint::from_static("http://tool").connect_lazy(),
-            names: BTreeMap::new(),
-            redactor: Arc::default(),
-            work: watch::Sender::default(),
-            over: CancellationToken::new(),
-            ended: CancellationToken::new(),
-        })
-    }
-
-    #[tokio::test]
-    async fn a_server_is_closed_by_the_one_run_that_is_alone_in_it() {
-        let live = live();
-        let (one, two) = (AtWork::of(&live).unwrap(), AtWork::of(&live).unwrap());
-        assert!(!one.close_if_alone(), "another runs in it");
-        drop(two);
-        assert!(one.close_if_alone());
-        assert!(AtWork::of(&live).is_none(), "nothing is let in any more");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn it_is_idle_once_nothing_has_run_for_a_while() {
-        let live = live();
-        let began = Instant::now();
-        let (minute, of) = (Duration::from_mins(1), live.clone());
-        let work = async {
-            sleep(minute / 2).await;
-            let at_work = AtWork::of(&live).unwrap();
-            sleep(minute * 3).await;
-            drop(at_work);
-        };
-        tokio::join!(of.idle(Some(minute)), work);
-        assert_eq!(began.elapsed(), minute * 4 + minute / 2);
-        assert!(AtWork::of(&live).is_none());
-        assert!(timeout(minute * 1000, live.idle(None)).await.is_err(), "without a limit it never is");
-    }
 }

@@ -39,7 +39,7 @@ pub struct ServerSpec {
     pub max_output: u64,
     /// What is done with a server that does not end a call that was cancelled.
     pub cancel: CancelPolicy,
-    /// True if it is started by the first call only. Its tools are those of its pins until then.
+    /// True if it is to be started by the first call only. Not done yet: it is started with the agent.
     pub lazy: bool,
     /// True if an owner of this device wrote it into its settings: then the first list of its tools is taken as it is. That of
     /// an installed plugin is reviewed.

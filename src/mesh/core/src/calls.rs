@@ -787,6 +787,12 @@ impl Book {
         self.unended().filter_map(|record| inferred::abandoned(&self.me, record)).collect()
     }
 
+    /// Unconfirmed endings of our calls for others, by somebody who has no say any more: ours to say from now on.
+    pub(crate) fn said_by_former_owners(&self, facts: &Facts<'_>) -> Vec<Outcome> {
+        let ended = self.open.values().filter(|open| open.ended());
+        ended.filter_map(|open| inferred::said_by_former_owner(&self.me, &open.record, open.basis, facts)).collect()
+    }
+
     /// Open calls for ourselves of devices that do not belong any more.
     pub(crate) fn of_strangers(&self, facts: &Facts<'_>) -> Vec<Unrun> {
         self.unended()

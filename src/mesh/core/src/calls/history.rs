@@ -25,6 +25,16 @@ impl Book {
         open.record.history.push(row);
     }
 
+    /// This peer has said itself what its book read by another's word, so that it does so once.
+    pub(crate) fn note_said_here(&mut self, id: &ReqId, fx: &mut Effects<'_>) {
+        let said = self.open.get(id).and_then(|open| open.record.history.last()).filter(|row| row.peer != self.me);
+        if let Some(row) = said {
+            let row = HistoryRow { peer: self.me, ..row.clone() };
+            self.note(id, row, fx);
+            self.save(id, fx);
+        }
+    }
+
     /// Calls of ours that do not get on, since no linked device may or can bring what they wait for: it is said in their
     /// histories, once until something else happens.
     pub(crate) fn note_withheld(

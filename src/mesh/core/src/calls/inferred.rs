@@ -10,8 +10,9 @@ use crate::ids::{Attempt, Incarnation, PeerId, ReqId};
 use crate::io::{CallRecord, CallState, HistoryRow};
 use crate::limits;
 use crate::protocol_rule::{ProtocolRule, ProtocolRules};
-use crate::record::{Ending, Header};
+use crate::record::{Ending, Header, Outcome, Source};
 use crate::rights::Asked;
+use crate::rows::Basis;
 use crate::rule_words::{self, STRANGER};
 
 /// Why a call ends in the book of a device that leaves.
@@ -112,6 +113,38 @@ pub(super) fn abandoned(me: &PeerId, record: &CallRecord) -> Option<InferredEndi
     };
     let ours = record.origin == *me && record.header.target != *me;
     ours.then(|| InferredEnding::of(record, ending, reason, true))
+}
+
+/// The unconfirmed ending of a call of ours for another, said by an owner who is none any more, as it read here: what was
+/// told to whoever asked, and what others may never hear, since what its author wrote beyond its cut-off reaches nobody.
+pub(super) fn said_by_former_owner(
+    me: &PeerId,
+    record: &CallRecord,
+    basis: Basis,
+    facts: &Facts<'_>,
+) -> Option<Outcome> {
+    let CallState::Ended(ending) = record.state else { return None };
+    let source = match basis {
+        Basis::Inferred(_) => Source::Inferred,
+        Basis::Relayed(_) => Source::Relayed(record.header.target),
+        Basis::Nothing | Basis::Origin(_) | Basis::Target => return None,
+    };
+    let said = record.history.last().filter(|row| row.state == record.state)?;
+    let ours = record.origin == *me && record.header.target != *me && said.peer != *me;
+    (ours && !facts.trust.is_owner(&said.peer)).then(|| Outcome {
+        id: record.header.id,
+        attempt: record.attempt,
+        ending,
+        reason: record.reason.clone(),
+        output: record.output.clone(),
+        parts: record.parts.clone(),
+        partial: record.partial,
+        error: record.error.clone(),
+        at_ms: said.at_ms,
+        started_ms: 0,
+        alias_of: record.alias_of,
+        source,
+    })
 }
 
 /// An open call, not running, that what is said about rights forbids by now: its origin says so, or a gateway. What

@@ -328,6 +328,18 @@ impl Peer {
         self.end_undeliverable(fx);
         self.logs.resume_stopped(&self.trust, fx);
         self.upkeep.reattestation.read(&facts!(self), fx);
+        self.say_for_former_owners(fx);
+    }
+
+    /// What those who have no say any more told us of calls of ours, others may never hear: we say it from now on.
+    fn say_for_former_owners(&mut self, fx: &mut Effects<'_>) {
+        if self.is_excluded() || !fx.enforces(ProtocolRule::Reissued) {
+            return;
+        }
+        for outcome in self.book.said_by_former_owners(&facts!(self)) {
+            self.issue_again(&outcome, fx);
+            self.book.note_said_here(&outcome.id, fx);
+        }
     }
 
     /// Whatever is held by author, and is not its log: of those who do not belong any more it shrinks to what their

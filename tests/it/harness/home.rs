@@ -399,10 +399,19 @@ impl Home {
 
     // --- calls ---
 
-    /// Makes a call and gives its id.
+    /// Makes a call and gives its id. A provider's tools are told at a pace, after its state is shown: until then it waits.
     #[track_caller]
     pub(crate) fn call(&self, node: &str, tool: &str, ttl_s: u64) -> String {
-        self.try_call(node, tool, ttl_s).unwrap_or_else(|refused| panic!("{} refused: {}", self.name, refused.text()))
+        let started = now();
+        loop {
+            match self.try_call(node, tool, ttl_s) {
+                Ok(id) => return id,
+                Err(refused) if refused.json()["code"] == "unknown_tool" && started.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(refused) => panic!("{} refused: {}", self.name, refused.text()),
+            }
+        }
     }
 
     /// Makes a call; the answer when it is not a yes.

@@ -1,8 +1,12 @@
 //! The pace at which something may go on: so much in a second, and so much at once after a pause.
 
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::bucket::{Bucket, Flow};
 
@@ -35,6 +39,47 @@ impl Pace {
         if !wait.is_zero() {
             sleep(wait).await;
         }
+    }
+}
+
+/// The pace at which the bytes of a stream are read, for its `poll_read`: what has come is taken, and the next waits.
+#[derive(Debug)]
+pub(crate) struct ReadPace {
+    pace: Arc<Mutex<Pace>>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl ReadPace {
+    /// The pace of several streams together, or of one.
+    pub(crate) fn of(pace: Arc<Mutex<Pace>>) -> Self {
+        Self { pace, wait: None }
+    }
+
+    /// Ready when the next bytes may be read.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(cx));
+            self.wait = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// Notes that so many were read.
+    pub(crate) fn note(&mut self, bytes: usize) {
+        let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, Instant::now());
+        self.wait = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+    }
+
+    /// True if the next bytes have to wait.
+    #[cfg(test)]
+    pub(crate) const fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+}
+
+impl From<Pace> for ReadPace {
+    fn from(pace: Pace) -> Self {
+        Self::of(Arc::new(Mutex::new(pace)))
     }
 }
 

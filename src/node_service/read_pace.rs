@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use mesh_core::ids::PeerId;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
-use crate::mesh::pace::Pace;
+use crate::mesh::pace::{Pace, ReadPace};
 
 /// Bytes in a second that are read of one peer, on all its streams together, and at once after a pause: as of its link.
 const GUEST_BYTES_PER_S: u64 = 512 * 1024;
@@ -23,7 +21,7 @@ pub(super) struct Paces(Mutex<BTreeMap<PeerId, Arc<Mutex<Pace>>>>);
 
 impl Paces {
     /// The pace of one more stream of this peer. It holds while `applies` says so.
-    pub(super) fn of(&self, peer: PeerId, applies: impl Fn() -> bool + Send + 'static) -> ReadPace {
+    pub(super) fn of(&self, peer: PeerId, applies: impl Fn() -> bool + Send + 'static) -> GuestPace {
         let mut paces = lock(&self.0);
         // Whoever comes again at once has not paused.
         let now = Instant::now();
@@ -32,38 +30,32 @@ impl Paces {
             let pace = Pace::new(GUEST_BYTES_PER_S, GUEST_BYTES_AHEAD);
             Arc::new(Mutex::new(pace))
         });
-        ReadPace { applies: Box::new(applies), pace: pace.clone(), wait: None }
+        GuestPace { applies: Box::new(applies), pace: ReadPace::of(pace.clone()) }
     }
 }
 
 /// The pace of one stream.
-pub(super) struct ReadPace {
+pub(super) struct GuestPace {
     applies: Box<dyn Fn() -> bool + Send>,
-    pace: Arc<Mutex<Pace>>,
-    wait: Option<Pin<Box<Sleep>>>,
+    pace: ReadPace,
 }
 
-impl fmt::Debug for ReadPace {
+impl fmt::Debug for GuestPace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadPace").field("pace", &self.pace).finish_non_exhaustive()
+        f.debug_struct("GuestPace").field("pace", &self.pace).finish_non_exhaustive()
     }
 }
 
-impl ReadPace {
+impl GuestPace {
     /// Ready when the next bytes may be read.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(wait) = &mut self.wait {
-            ready!(wait.as_mut().poll(cx));
-            self.wait = None;
-        }
-        Poll::Ready(())
+        self.pace.poll_ready(cx)
     }
 
     /// Notes that so many were read.
     pub(super) fn note(&mut self, bytes: usize) {
         if bytes > 0 && (self.applies)() {
-            let wait = lock(&self.pace).take(bytes as u64, Instant::now());
-            self.wait = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+            self.pace.note(bytes);
         }
     }
 }
@@ -77,6 +69,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::node_service::stream::Guarded;
@@ -123,10 +116,10 @@ mod tests {
         let (paces, peer) = (Paces::default(), PeerId([1; 32]));
         let mut first = paces.of(peer, || true);
         first.note(GUEST_BYTES_AHEAD as usize);
-        assert!(first.wait.is_none());
+        assert!(!first.pace.waits());
         drop(first);
         let mut again = paces.of(peer, || true);
         again.note(64 * 1024);
-        assert!(again.wait.is_some());
+        assert!(again.pace.waits());
     }
 }

@@ -18,7 +18,7 @@ use tonic::transport::server::Connected;
 
 use crate::mesh::transport::ServicePeer;
 use crate::mesh::transport::wire::WireError;
-use crate::node_service::read_pace::ReadPace;
+use crate::node_service::read_pace::GuestPace;
 
 /// Largest message that either side takes: a signed entry ([`mesh_core::limits::ENTRY_BYTES_MAX`]) and its copies in
 /// the contract's text fields fit.
@@ -97,7 +97,7 @@ pub(crate) struct Guarded<IO> {
     io: IO,
     line: Line,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
-    pace: Option<ReadPace>,
+    pace: Option<GuestPace>,
 }
 
 impl<IO> Guarded<IO> {
@@ -108,7 +108,7 @@ impl<IO> Guarded<IO> {
     }
 
     /// One that is read at a pace.
-    pub(super) fn paced(io: IO, peer: PeerId, pace: ReadPace) -> Self {
+    pub(super) fn paced(io: IO, peer: PeerId, pace: GuestPace) -> Self {
         Self { pace: Some(pace), ..Self::new(io, peer) }
     }
 

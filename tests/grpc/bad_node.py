@@ -60,11 +60,13 @@ messages = {
 }
 
 if given.how == "hold":
-    # Connections that say nothing.
+    # Connections of one address that say nothing, new ones all the time.
     host, port = given.at.rsplit(":", 1)
-    held = [socket.create_connection((host, int(port))) for _ in range(200)]
-    print("held", flush=True)
-    time.sleep(60)
+    for n in range(120):
+        held = [socket.create_connection((host, int(port)), source_address=("127.0.0.2", 0)) for _ in range(100)]
+        if n == 0:
+            print("held", flush=True)
+        time.sleep(0.5)
     sys.exit()
 
 credentials = grpc.ssl_channel_credentials(root_certificates=pathlib.Path(given.certificate).read_bytes())

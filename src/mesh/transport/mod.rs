@@ -31,7 +31,7 @@ mod relay_socket;
 mod relay_state;
 mod session;
 mod shared;
-mod shares;
+pub(crate) mod shares;
 mod strangers;
 mod stream;
 pub mod tailnet;

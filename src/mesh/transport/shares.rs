@@ -11,10 +11,10 @@ use crate::mesh::bucket::{Bucket, Flow};
 
 /// The most that may be had of something: by one address, by one prefix, and by all.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) per_address: usize,
-    pub(super) per_prefix: usize,
-    pub(super) all: usize,
+pub(crate) struct Share {
+    pub(crate) per_address: usize,
+    pub(crate) per_prefix: usize,
+    pub(crate) all: usize,
 }
 
 /// Time after which an address that took something counts as new again.
@@ -22,7 +22,7 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// Places that are held, and by whom.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     share: Share,
     by_address: BTreeMap<IpAddr, usize>,
     by_prefix: BTreeMap<Prefix, usize>,
@@ -30,7 +30,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(share: Share) -> Self {
+    pub(crate) fn new(share: Share) -> Self {
         Self { share, by_address: BTreeMap::new(), by_prefix: BTreeMap::new(), all: 0 }
     }
 
@@ -44,7 +44,7 @@ impl Held {
     }
 
     /// True if this address may have one more: the last quarter is for those that have none.
-    pub(super) fn has_room(&self, ip: IpAddr) -> bool {
+    pub(crate) fn has_room(&self, ip: IpAddr) -> bool {
         let Share { per_address, per_prefix, all } = self.share;
         let mine = self.of(ip);
         let usable = |most: usize| if mine == 0 { most } else { most - most / 4 };
@@ -52,13 +52,13 @@ impl Held {
         mine < per_address && here < usable(per_prefix) && self.all < usable(all)
     }
 
-    pub(super) fn take(&mut self, ip: IpAddr) {
+    pub(crate) fn take(&mut self, ip: IpAddr) {
         *self.by_address.entry(ip).or_default() += 1;
         *self.by_prefix.entry(Prefix::of(ip)).or_default() += 1;
         self.all += 1;
     }
 
-    pub(super) fn give_back(&mut self, ip: IpAddr) {
+    pub(crate) fn give_back(&mut self, ip: IpAddr) {
         give_one_back(&mut self.by_address, &ip);
         give_one_back(&mut self.by_prefix, &Prefix::of(ip));
         self.all = self.all.saturating_sub(1);

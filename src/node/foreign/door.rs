@@ -1,9 +1,9 @@
 //! The door for foreign nodes: gRPC over TCP and TLS, where `[listen] grpc` says. A node shows the token that `sigil node add` gave it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::node::{Inner, Present, QUEUE_MAX};
 use super::records::Nodes;
 use crate::mesh::clock::now;
-use crate::mesh::pace::Pace;
+use crate::mesh::pace::{Pace, ReadPace};
+use crate::mesh::transport::shares::{Held, Share};
 use crate::pb::node_service_server::{NodeService, NodeServiceServer};
 use crate::pb::{GatewayMessage, NodeMessage};
 use crate::status::{ErrorCode, OpError};
@@ -33,8 +34,8 @@ use crate::tasks::TaskGroup;
 
 /// Connections at once, whoever they are of. More wait in the backlog of the system.
 const CONNECTIONS_MAX: usize = 96;
-/// Of those the ones of which it is not known who they are: strangers take no place of nodes.
-const STRANGERS_MAX: usize = 24;
+/// Of those the ones of which it is not known who they are: strangers take no place of nodes, and one address not those of others.
+const STRANGERS: Share = Share { per_address: 6, per_prefix: 16, all: 24 };
 /// Time for the handshake of TLS, and then for a token that counts.
 const GREETED_WITHIN: Duration = Duration::from_secs(5);
 /// Largest message of a node: a result of that many bytes, and what is around it.
@@ -67,7 +68,7 @@ pub async fn open(address: SocketAddr, nodes: Nodes, present: Present, tasks: &T
     let acceptor = acceptor(made.map_err(io::Error::other)??)?;
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
-    let (taken, incoming) = mpsc::channel(STRANGERS_MAX);
+    let (taken, incoming) = mpsc::channel(STRANGERS.all);
     tasks.spawn(accept(listener, acceptor, taken, tasks.clone()));
     let service = Service { nodes, present, tasks: tasks.clone() };
     let service = NodeServiceServer::new(service)
@@ -107,20 +108,23 @@ fn acceptor((certificate, key): (String, Vec<u8>)) -> io::Result<TlsAcceptor> {
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, taken: mpsc::Sender<Connection>, tasks: TaskGroup) {
-    let (all, strangers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(STRANGERS_MAX)));
+    let all = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Arc::new(Mutex::new(Held::new(STRANGERS)));
     let stopping = tasks.stopping();
     let mut pace = Pace::new(ACCEPTED_PER_S, ACCEPTED_AHEAD);
     let mut next = async || {
         pace.wait(1).await;
-        // None of these is ever closed.
-        let (all, strangers) = (all.clone().acquire_owned().await, strangers.clone().acquire_owned().await);
-        Some((listener.accept().await, all.ok()?, strangers.ok()?))
+        // It is never closed.
+        let all = all.clone().acquire_owned().await;
+        Some((listener.accept().await, all.ok()?))
     };
-    while let Some(Some((accepted, all, stranger))) = stopping.run_until_cancelled(next()).await {
-        let Ok((stream, _)) = accepted else {
+    while let Some(Some((accepted, all))) = stopping.run_until_cancelled(next()).await {
+        let Ok((stream, from)) = accepted else {
             sleep(AFTER_ERROR).await;
             continue;
         };
+        // Over its share, it is cut at once: nobody else waits for it.
+        let Some(stranger) = Stranger::enter(&strangers, from.ip().to_canonical()) else { continue };
         let (acceptor, taken) = (acceptor.clone(), taken.clone());
         let watchers = tasks.clone();
         tasks.spawn(async move {
@@ -129,12 +133,12 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, taken: mpsc::Sende
             let line = Line {
                 end: CancellationToken::new(),
                 calls: Arc::default(),
+                refused: Arc::default(),
                 stranger: Arc::new(Mutex::new(Some(stranger))),
             };
             let connection = Connection {
                 stream,
-                pace: Pace::new(BYTES_PER_S, BYTES_AHEAD),
-                wait: None,
+                pace: Pace::new(BYTES_PER_S, BYTES_AHEAD).into(),
                 ended: Box::pin(line.end.clone().cancelled_owned()),
                 line: line.clone(),
                 _place: all,
@@ -153,8 +157,34 @@ struct Line {
     end: CancellationToken,
     /// Streams of nodes on it.
     calls: Arc<AtomicUsize>,
+    /// A token that was shown on it did not count: no other is looked at.
+    refused: Arc<AtomicBool>,
     /// Its place among those of which nobody knows who they are.
-    stranger: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    stranger: Arc<Mutex<Option<Stranger>>>,
+}
+
+/// A place among those of which nobody knows who they are.
+#[derive(Debug)]
+struct Stranger {
+    all: Arc<Mutex<Held>>,
+    from: IpAddr,
+}
+
+impl Stranger {
+    /// One for this address, if it has room.
+    fn enter(all: &Arc<Mutex<Held>>, from: IpAddr) -> Option<Self> {
+        let mut held = all.lock().unwrap_or_else(PoisonError::into_inner);
+        held.has_room(from).then(|| {
+            held.take(from);
+            Self { all: all.clone(), from }
+        })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.from);
+    }
 }
 
 impl Line {
@@ -177,8 +207,7 @@ impl Line {
 /// A connection that is read at a pace, and can be ended from outside.
 struct Connection {
     stream: TlsStream<TcpStream>,
-    pace: Pace,
-    wait: Option<Pin<Box<Sleep>>>,
+    pace: ReadPace,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     line: Line,
     _place: OwnedSemaphorePermit,
@@ -209,15 +238,11 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check(cx)?;
-        if let Some(wait) = &mut self.wait {
-            ready!(wait.as_mut().poll(cx));
-            self.wait = None;
-        }
+        ready!(self.pace.poll_ready(cx));
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        let wait = self.pace.take((buf.filled().len() - before) as u64, Instant::now());
-        self.wait = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
-        Poll::Ready(read)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.pace.note(buf.filled().len() - before);
+        read
     }
 }
 
@@ -274,10 +299,20 @@ impl NodeService for Service {
     async fn connect(&self, request: Request<Streaming<NodeMessage>>) -> Result<Response<Self::ConnectStream>, Status> {
         let line = request.extensions().get::<Line>().cloned();
         let line = line.ok_or_else(|| refused(ErrorCode::Internal, "this connection is none of the door"))?;
-        let node = match self.node(&request).await {
-            Ok(node) => node,
+        let found = if line.refused.load(Ordering::Acquire) {
+            Err(refused(ErrorCode::Unauthorized, "one token for one connection: open another"))
+        } else {
+            self.node(&request).await
+        };
+        let entered = found.and_then(|node| {
+            let streams = node.streams.clone();
+            let many = || refused(ErrorCode::RateLimited, "this node has as many streams open as it may: close one");
+            streams.try_acquire_owned().map(|place| (node, place)).map_err(|_| many())
+        });
+        let (node, place) = match entered {
+            Ok(entered) => entered,
             Err(refusal) => {
-                // One token for one connection.
+                line.refused.store(true, Ordering::Release);
                 self.tasks.spawn(line.cut_if_idle(LINGER));
                 return Err(refusal);
             }
@@ -286,8 +321,10 @@ impl NodeService for Service {
         let (to_node, outgoing) = mpsc::channel(QUEUE_MAX);
         line.calls.fetch_add(1, Ordering::AcqRel);
         let inbound = request.into_inner();
+        let stopping = self.tasks.stopping();
         self.tasks.spawn(async move {
-            node.serve(inbound, to_node, line.end.child_token()).await;
+            node.serve(inbound, to_node, line.end.child_token(), stopping).await;
+            drop(place);
             line.calls.fetch_sub(1, Ordering::AcqRel);
             line.cut_if_idle(LINGER).await;
         });

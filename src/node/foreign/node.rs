@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use mesh_core::ids::{Hash, ToolName};
 use mesh_core::limits::{self, TOOLS_MAX};
 use mesh_core::record::Effect;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -43,6 +43,8 @@ const MESSAGES_PER_S: u64 = 200;
 const MESSAGES_AHEAD: u64 = 400;
 /// Messages that wait for a node that does not read.
 pub(super) const QUEUE_MAX: usize = 16;
+/// Streams of one node at once.
+const STREAMS_MAX: usize = 2;
 /// Notes of one run that wait; more of them are lost, and the run goes on.
 const NOTES_MAX: usize = 16;
 /// Time for a node to register, once its token was taken.
@@ -102,6 +104,8 @@ pub(super) struct Inner {
     session: watch::Sender<Option<Arc<Session>>>,
     told: Mutex<Told>,
     runs: Runs,
+    /// Places of its streams: that of the present one, and of one that takes its place.
+    pub(super) streams: Arc<Semaphore>,
     /// Cancelled when it is not let in any more.
     out: CancellationToken,
 }
@@ -232,6 +236,8 @@ enum StreamEnd {
     Replaced,
     #[error("the token of this node was revoked, or is over")]
     Revoked,
+    #[error("the agent is stopping")]
+    Stopping,
 }
 
 impl From<StreamEnd> for Status {
@@ -241,6 +247,7 @@ impl From<StreamEnd> for Status {
             StreamEnd::NotRegistered | StreamEnd::RegisteredTwice => ErrorCode::BadRequest,
             StreamEnd::Replaced => ErrorCode::Replaced,
             StreamEnd::Revoked => ErrorCode::Unauthorized,
+            StreamEnd::Stopping => ErrorCode::Stopping,
         };
         OpError::new(code, end.to_string()).to_grpc()
     }
@@ -262,6 +269,7 @@ impl ForeignNode {
             session: watch::Sender::default(),
             told: Mutex::default(),
             runs: Runs::default(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             out: CancellationToken::new(),
             record,
         };
@@ -391,11 +399,19 @@ impl Inner {
         Ok(())
     }
 
-    async fn offer(self: &Arc<Self>, own: &[String], state: State) {
+    /// Offers what the node says on this stream, unless another has taken its place.
+    async fn offer(self: &Arc<Self>, session: &Arc<Session>, own: &[String], state: State) {
         let (inner, own, approved) = (self.clone(), own.to_vec(), self.approved.borrow().clone());
+        let is_present = || self.session.borrow().as_ref().is_some_and(|held| Arc::ptr_eq(held, session));
+        if !is_present() || self.out.is_cancelled() {
+            return;
+        }
         // Pins are read and written beside the loop.
         let read = tokio::task::spawn_blocking(move || inner.reviewed(&own, true, &approved)).await;
         let Ok(tools) = read else { return };
+        if !is_present() {
+            return;
+        }
         let offers = Arc::new(Offers { state, tools });
         self.offers.send_if_modified(|held| {
             let differs = *held != offers;
@@ -414,14 +430,17 @@ impl Inner {
         });
     }
 
-    /// One stream, from its first message to its end. `end` is cancelled by whoever ends it, and when it has ended.
+    /// One stream, from its first message to its end. `end` is cancelled by whoever ends it, and when it has ended; `stopping`
+    /// when the agent stops.
     pub(super) async fn serve(
         self: Arc<Self>,
         mut inbound: Streaming<NodeMessage>,
         to_node: Outgoing,
         end: CancellationToken,
+        stopping: CancellationToken,
     ) {
-        let first = timeout(REGISTER_WITHIN, inbound.message()).await;
+        let first = stopping.run_until_cancelled(timeout(REGISTER_WITHIN, inbound.message())).await;
+        let Some(first) = first else { return drop(to_node.try_send(Err(StreamEnd::Stopping.into()))) };
         let register = match first {
             Ok(Ok(Some(NodeMessage { msg: Some(FromNode::Register(register)) }))) => register,
             Ok(Ok(_)) => return drop(to_node.try_send(Err(StreamEnd::NotRegistered.into()))),
@@ -445,7 +464,8 @@ impl Inner {
             old.close();
         }
         tracing::info!(target: "sigil::events::node", node = self.name(), tools = tools.len(), "a foreign node has come");
-        let status = self.read(&session, &mut inbound, tools).await;
+        let read = stopping.run_until_cancelled(self.read(&session, &mut inbound, tools)).await;
+        let status = read.unwrap_or_else(|| Some(StreamEnd::Stopping.into()));
         let is_present = self.session.send_if_modified(|held| {
             let is_present = held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &session));
             if is_present {
@@ -471,7 +491,7 @@ impl Inner {
     ) -> Option<Status> {
         let mut approved = self.approved.clone();
         approved.mark_unchanged();
-        self.offer(&own, State::Ready).await;
+        self.offer(session, &own, State::Ready).await;
         let mut pace = Pace::new(MESSAGES_PER_S, MESSAGES_AHEAD);
         let left = self.record.expires_ms.map(|end| Duration::from_millis(end.saturating_sub(now().wall_ms)));
         let mut expired = std::pin::pin!(async {
@@ -490,7 +510,7 @@ impl Inner {
                 () = self.out.cancelled() => return Some(StreamEnd::Revoked.into()),
                 () = &mut expired => return Some(StreamEnd::Revoked.into()),
                 Ok(()) = approved.changed() => {
-                    self.offer(&own, state(online)).await;
+                    self.offer(session, &own, state(online)).await;
                     continue;
                 }
                 message = inbound.message() => message,
@@ -505,7 +525,7 @@ impl Inner {
                     if self.check_tools(&status.available_tools).is_ok() {
                         own = status.available_tools;
                     }
-                    self.offer(&own, state(online)).await;
+                    self.offer(session, &own, state(online)).await;
                     // Each change is told to the whole mesh.
                     pace.wait(MESSAGES_PER_S).await;
                 }
@@ -627,9 +647,13 @@ impl ForeignRun {
                 () = place.ended() => break Stopped::Replaced,
             }
         };
-        drop(session.to_node.try_send(Ok(to(ToNode::Cancel(CallCancel { request_id: key.0.clone() })))));
+        let asked = session.to_node.try_send(Ok(to(ToNode::Cancel(CallCancel { request_id: key.0.clone() })))).is_ok();
         let answered = timeout(CANCEL_WITHIN, &mut told).await.is_ok_and(|said| said.is_ok());
-        let goes_on = if answered { "" } else { "the node was told to stop, and may go on" };
+        let goes_on = match (answered, asked) {
+            (true, _) => "",
+            (false, true) => "the node was told to stop, and may go on",
+            (false, false) => "the node could not be told to stop, and may go on",
+        };
         match why {
             Stopped::Cancelled => RunEnd::Cancelled(goes_on.to_owned()),
             Stopped::TimedOut => {

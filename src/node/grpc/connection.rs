@@ -7,11 +7,10 @@ use std::task::{Context, Poll, ready};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::mesh::pace::Pace;
+use crate::mesh::pace::{Pace, ReadPace};
 
 /// HTTP/2 window of a stream, and of the connection: what a server may have sent that nobody has taken.
 const WINDOW_BYTES: u32 = 1024 * 1024;
@@ -27,8 +26,8 @@ const BYTES_AHEAD: u64 = 32 * 1024 * 1024;
 /// # Errors
 /// The server does not speak it.
 pub(super) async fn over(stream: TcpStream, gone: CancellationToken) -> Result<Channel, tonic::transport::Error> {
-    let pace = Pace::new(BYTES_PER_S, BYTES_AHEAD);
-    let io = Watched { stream, pace, wait: None, _gone: gone.drop_guard() };
+    let pace = Pace::new(BYTES_PER_S, BYTES_AHEAD).into();
+    let io = Watched { stream, pace, _gone: gone.drop_guard() };
     let mut io = Some(TokioIo::new(io));
     Endpoint::from_static("http://tool")
         .initial_stream_window_size(WINDOW_BYTES)
@@ -44,22 +43,17 @@ pub(super) async fn over(stream: TcpStream, gone: CancellationToken) -> Result<C
 /// A connection that is read at a pace, and tells that it is over.
 struct Watched {
     stream: TcpStream,
-    pace: Pace,
-    wait: Option<Pin<Box<Sleep>>>,
+    pace: ReadPace,
     _gone: DropGuard,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(wait) = &mut self.wait {
-            ready!(wait.as_mut().poll(cx));
-            self.wait = None;
-        }
+        ready!(self.pace.poll_ready(cx));
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        let wait = self.pace.take((buf.filled().len() - before) as u64, Instant::now());
-        self.wait = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
-        Poll::Ready(read)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.pace.note(buf.filled().len() - before);
+        read
     }
 }
 

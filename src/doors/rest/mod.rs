@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod model;
 mod models;
 mod nodes;
+#[cfg(test)]
 mod openapi;
 mod parts;
 mod payload;
@@ -46,5 +47,6 @@ mod vacuum;
 pub(crate) use guard::HOME_HEADER;
 pub(super) use metrics::watch;
 pub use problem::PROBLEM_JSON;
-pub use routes::document;
+#[cfg(test)]
+pub(crate) use routes::document;
 pub(super) use routes::router;

@@ -1,16 +1,17 @@
-//! All that the description of the API says beyond the single operations: its head, and the answers that are the same
-//! wherever they can come from.
+//! How the description of the API in `docs/openapi.json` is made, and all that it says beyond the single operations: its head,
+//! and the answers that are the same wherever they can come from. Only tests make it.
 
 use axum::http::Method;
 use utoipa::Modify;
 use utoipa::OpenApi;
+use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBody;
-use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{OpenApi as Document, Ref, RefOr, Required};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Required, Response, ResponseBuilder};
 
-use super::problem::{self, Problem};
+use super::problem::{PROBLEM_JSON, Problem};
 use crate::status::ErrorCode;
 
 #[derive(OpenApi)]
@@ -95,7 +96,7 @@ pub(super) fn completed(mut api: Document) -> Document {
     }
     let responses = &mut api.components.get_or_insert_default().responses;
     for code in ErrorCode::ALL {
-        responses.insert(component(code.http()), problem::described(code.http()).into());
+        responses.insert(component(code.http()), described(code.http()).into());
     }
     api
 }
@@ -199,4 +200,23 @@ fn problems(path: &str, method: &Method, operation: &Operation) -> Vec<u16> {
     statuses.sort_unstable();
     statuses.dedup();
     statuses
+}
+
+/// The answers with this status, for the description of the API: which codes they may have, and which headers they bring.
+fn described(status: u16) -> Response {
+    let codes = ErrorCode::ALL.iter().filter(|code| code.http() == status);
+    let lines: Vec<_> = codes.map(|code| format!("`{code}`: {}", code.title())).collect();
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let text = |about: &str| {
+        let schema = ObjectBuilder::new().schema_type(Type::String);
+        HeaderBuilder::new().schema(Some(schema)).description(Some(about.to_owned())).build()
+    };
+    let response = ResponseBuilder::new().description(lines.join("; ")).content(PROBLEM_JSON, content);
+    let response = match status {
+        401 => response.header("WWW-Authenticate", text("The scheme: Bearer")),
+        405 => response.header("Allow", text("The methods of this route")),
+        429 | 503 | 507 => response.header("Retry-After", text("Seconds after which another try makes sense")),
+        _ => response,
+    };
+    response.build()
 }

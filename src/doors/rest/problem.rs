@@ -10,9 +10,8 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::Object;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::{ContentBuilder, Object, Ref, Response, ResponseBuilder};
 
 use crate::status::{ErrorCode, OpError};
 
@@ -56,25 +55,6 @@ fn codes() -> Object {
     let words = ErrorCode::ALL.iter().map(|code| code.as_str());
     let about = "Stable word, for machines.";
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).description(Some(about)).build()
-}
-
-/// The answers with this status, for the description of the API: which codes they may have, and which headers they bring.
-pub(super) fn described(status: u16) -> Response {
-    let codes = ErrorCode::ALL.iter().filter(|code| code.http() == status);
-    let lines: Vec<_> = codes.map(|code| format!("`{code}`: {}", code.title())).collect();
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    let text = |about: &str| {
-        let schema = ObjectBuilder::new().schema_type(Type::String);
-        HeaderBuilder::new().schema(Some(schema)).description(Some(about.to_owned())).build()
-    };
-    let response = ResponseBuilder::new().description(lines.join("; ")).content(PROBLEM_JSON, content);
-    let response = match status {
-        401 => response.header("WWW-Authenticate", text("The scheme: Bearer")),
-        405 => response.header("Allow", text("The methods of this route")),
-        429 | 503 | 507 => response.header("Retry-After", text("Seconds after which another try makes sense")),
-        _ => response,
-    };
-    response.build()
 }
 
 impl IntoResponse for OpError {

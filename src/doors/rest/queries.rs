@@ -2,44 +2,65 @@
 //! one that stands twice, also where an operation takes none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::LazyLock;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use utoipa::openapi::path::ParameterIn;
-use utoipa::openapi::{OpenApi, RefOr};
+use serde::Deserialize;
 
-use super::openapi::operations;
+use super::routes::DESCRIPTION;
 use crate::status::{ErrorCode, OpError};
 
-/// Names of query parameters by path and method.
+/// Those of all operations, read once the first request has any.
+static KNOWN: LazyLock<Queries> = LazyLock::new(|| Queries::of(DESCRIPTION));
+
+/// Names of query parameters by path and method, in capitals.
 #[derive(Debug)]
 pub(super) struct Queries(BTreeMap<(String, String), BTreeSet<String>>);
 
+/// As much of the description as is used here.
+#[derive(Deserialize)]
+struct Api {
+    paths: BTreeMap<String, BTreeMap<String, Operation>>,
+}
+
+#[derive(Deserialize)]
+struct Operation {
+    #[serde(default)]
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Deserialize)]
+struct Parameter {
+    name: String,
+    #[serde(rename = "in")]
+    place: String,
+}
+
 impl Queries {
-    /// Those of all operations in a description.
-    pub(super) fn of(mut api: OpenApi) -> Self {
+    /// Those of a description; none is known of one that cannot be read, which a test excludes for ours.
+    pub(super) fn of(description: &str) -> Self {
+        let api = serde_json::from_str::<Api>(description).map(|api| api.paths).unwrap_or_default();
         let mut names = BTreeMap::new();
-        for (path, item) in &mut api.paths.paths {
-            for (method, operation) in operations(item) {
-                let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
-                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => {
-                        Some(parameter.name.clone())
-                    }
-                    RefOr::T(_) | RefOr::Ref(_) => None,
-                });
-                names.insert((path.clone(), method.to_string()), parameters.collect());
+        for (path, operations) in api {
+            for (method, operation) in operations {
+                let queries = operation.parameters.into_iter().filter(|parameter| parameter.place == "query");
+                let queries = queries.map(|parameter| parameter.name).collect();
+                names.insert((path.clone(), method.to_uppercase()), queries);
             }
         }
         Self(names)
     }
 
+    /// True if an operation, its method in capitals, has such a parameter.
+    #[cfg(test)]
+    pub(super) fn takes(&self, method: &str, path: &str, name: &str) -> bool {
+        self.0.get(&(path.to_owned(), method.to_owned())).is_some_and(|known| known.contains(name))
+    }
+
     fn check(&self, request: &Request) -> Result<(), OpError> {
-        if request.uri().query().is_none() {
-            return Ok(());
-        }
         let Some(path) = request.extensions().get::<MatchedPath>() else { return Ok(()) };
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         // Of another method there is nothing to say here: it is answered 405.
@@ -70,8 +91,9 @@ impl Queries {
 }
 
 /// Lets through what the operation takes.
-pub(super) async fn check(State(queries): State<Arc<Queries>>, request: Request, next: Next) -> Response {
-    match queries.check(&request) {
+pub(super) async fn check(request: Request, next: Next) -> Response {
+    let checked = if request.uri().query().is_some() { KNOWN.check(&request) } else { Ok(()) };
+    match checked {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

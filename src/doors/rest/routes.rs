@@ -2,126 +2,112 @@
 
 use std::sync::Arc;
 
-use axum::{Json, Router, middleware};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::MethodRouter;
+use axum::{Router, middleware};
+use utoipa::Path;
+use utoipa::openapi::HttpMethod;
+use utoipa_axum::{PathItemExt as _, paste};
+#[cfg(test)]
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 #[cfg(feature = "mcp")]
 use super::mcp_clients;
-use super::queries::Queries;
+#[cfg(test)]
+use super::openapi;
 use super::{
     approvals, audit, backup, calls, conflicts, doctor, dry_run, embedding, events, explain, guard, health, hours,
-    joining, logs, memory, metrics, models, nodes, openapi, parts, pending, providers, queries, rights, sessions,
-    tokens, tools, vacuum,
+    joining, logs, memory, metrics, models, nodes, parts, pending, providers, queries, rights, sessions, tokens, tools,
+    vacuum,
 };
 use crate::doors::app::App;
 
+/// The table of routes, from which both are made: what answers, and the description of it. That is half a megabyte of code and
+/// takes as much memory while it is made, so the program has the copy in `docs/` instead (docs/decisions/0154).
+macro_rules! table {
+    ($($module:ident::$handler:ident),* $(,)?) => {
+        fn answering() -> Router<Arc<App>> {
+            let routes = Router::new();
+            $(let routes = answers!(routes, $module::$handler);)*
+            routes
+        }
+
+        #[cfg(test)]
+        fn described() -> OpenApiRouter<Arc<App>> {
+            let routes = OpenApiRouter::with_openapi(openapi::head());
+            #[cfg(feature = "mcp")]
+            let routes =
+                routes.routes(routes!(mcp_clients::list)).routes(routes!(mcp_clients::set)).routes(routes!(mcp_clients::revoke));
+            routes$(.routes(routes!($module::$handler)))*
+        }
+    };
+}
+
+/// One handler at the path and methods that its description says.
+macro_rules! answers {
+    ($routes:expr, $module:ident::$handler:ident) => {{
+        let (path, methods) = paste! { (
+            <$module::[<__path_ $handler>] as Path>::path(),
+            <$module::[<__path_ $handler>] as Path>::methods(),
+        ) };
+        let on = |routes: MethodRouter<_>, method: &HttpMethod| routes.on(method.to_method_filter(), $module::$handler);
+        $routes.route(&path, methods.iter().fold(MethodRouter::new(), on))
+    }};
+}
+
+table! {
+    nodes::status, nodes::rename, nodes::list, nodes::show, nodes::forget, nodes::approve, nodes::guests,
+    nodes::rights, nodes::tools, tools::show, pending::approve_tools, pending::reject_tools, pending::list,
+    joining::approve, joining::reject, joining::nearby, joining::invites, joining::invite, joining::void_invite,
+    joining::join, joining::leave, tokens::list, tokens::mint, tokens::revoke_all, tokens::revoke, sessions::code,
+    sessions::current, sessions::sign_in, sessions::sign_out, sessions::list, sessions::end_all, sessions::end,
+    rights::all, rights::put_all, rights::put_mode, explain::explain, rights::matrix, dry_run::dry_run,
+    conflicts::list, conflicts::end, rights::rules, rights::put_rules, rights::people, rights::person,
+    rights::put_person, rights::delete_person, rights::put_login, rights::delete_login, rights::workspaces,
+    rights::workspace, rights::put_workspace, rights::delete_workspace, memory::append, memory::ask, memory::compact,
+    memory::forget, memory::items, memory::show, memory::forget_one, memory::correct, memory::stats,
+    embedding::embedding, vacuum::vacuum, memory::summaries, memory::facts, providers::list, providers::show,
+    models::list, models::remove, models::verify, calls::create, calls::list, calls::show, calls::result, parts::part,
+    explain::explain_call, calls::cancel, audit::list, approvals::list, approvals::answer, hours::list,
+    hours::take_back, events::events, logs::logs, doctor::doctor, doctor::reload, backup::backup, metrics::metrics,
+    health::healthz, health::readyz, self::description,
+}
+
 /// All routes, and those of `others`, guarded.
 pub(crate) fn router(app: Arc<App>, others: Router<Arc<App>>) -> Router {
-    let (router, api) = described().split_for_parts();
-    let queries = Arc::new(Queries::of(api));
-    let own = router.layer(middleware::from_fn_with_state(queries, queries::check));
-    guard::guarded(own.merge(others), app)
-}
-
-fn described() -> OpenApiRouter<Arc<App>> {
-    let routes = OpenApiRouter::with_openapi(openapi::head());
+    let own = answering();
     #[cfg(feature = "mcp")]
-    let routes = routes.routes(routes!(mcp_clients::list)).routes(routes!(mcp_clients::set, mcp_clients::revoke));
-    routes
-        .routes(routes!(nodes::status))
-        .routes(routes!(nodes::rename))
-        .routes(routes!(nodes::list))
-        .routes(routes!(nodes::show, nodes::forget))
-        .routes(routes!(nodes::approve))
-        .routes(routes!(nodes::guests))
-        .routes(routes!(nodes::rights))
-        .routes(routes!(nodes::tools))
-        .routes(routes!(tools::show))
-        .routes(routes!(pending::approve_tools))
-        .routes(routes!(pending::reject_tools))
-        .routes(routes!(pending::list))
-        .routes(routes!(joining::approve))
-        .routes(routes!(joining::reject))
-        .routes(routes!(joining::nearby))
-        .routes(routes!(joining::invites, joining::invite))
-        .routes(routes!(joining::void_invite))
-        .routes(routes!(joining::join))
-        .routes(routes!(joining::leave))
-        .routes(routes!(tokens::list, tokens::mint, tokens::revoke_all))
-        .routes(routes!(tokens::revoke))
-        .routes(routes!(sessions::code))
-        .routes(routes!(sessions::current, sessions::sign_in, sessions::sign_out))
-        .routes(routes!(sessions::list, sessions::end_all))
-        .routes(routes!(sessions::end))
-        .routes(routes!(rights::all, rights::put_all))
-        .routes(routes!(rights::put_mode))
-        .routes(routes!(explain::explain))
-        .routes(routes!(rights::matrix))
-        .routes(routes!(dry_run::dry_run))
-        .routes(routes!(conflicts::list))
-        .routes(routes!(conflicts::end))
-        .routes(routes!(rights::rules, rights::put_rules))
-        .routes(routes!(rights::people))
-        .routes(routes!(rights::person, rights::put_person, rights::delete_person))
-        .routes(routes!(rights::put_login, rights::delete_login))
-        .routes(routes!(rights::workspaces))
-        .routes(routes!(rights::workspace, rights::put_workspace, rights::delete_workspace))
-        .routes(routes!(memory::append))
-        .routes(routes!(memory::ask))
-        .routes(routes!(memory::compact))
-        .routes(routes!(memory::forget))
-        .routes(routes!(memory::items))
-        .routes(routes!(memory::show, memory::forget_one))
-        .routes(routes!(memory::correct))
-        .routes(routes!(memory::stats))
-        .routes(routes!(embedding::embedding))
-        .routes(routes!(vacuum::vacuum))
-        .routes(routes!(memory::summaries))
-        .routes(routes!(memory::facts))
-        .routes(routes!(providers::list))
-        .routes(routes!(providers::show))
-        .routes(routes!(models::list))
-        .routes(routes!(models::remove))
-        .routes(routes!(models::verify))
-        .routes(routes!(calls::create, calls::list))
-        .routes(routes!(calls::show))
-        .routes(routes!(calls::result))
-        .routes(routes!(parts::part))
-        .routes(routes!(explain::explain_call))
-        .routes(routes!(calls::cancel))
-        .routes(routes!(audit::list))
-        .routes(routes!(approvals::list))
-        .routes(routes!(approvals::answer))
-        .routes(routes!(hours::list))
-        .routes(routes!(hours::take_back))
-        .routes(routes!(events::events))
-        .routes(routes!(logs::logs))
-        .routes(routes!(doctor::doctor))
-        .routes(routes!(doctor::reload))
-        .routes(routes!(backup::backup))
-        .routes(routes!(metrics::metrics))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
-        .routes(routes!(description))
+    let own = answers!(answers!(answers!(own, mcp_clients::list), mcp_clients::set), mcp_clients::revoke);
+    guard::guarded(own.layer(middleware::from_fn(queries::check)).merge(others), app)
 }
 
-/// The whole description, version 3.1 of its format. `docs/openapi.json` is a copy.
-#[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
+/// The whole description, version 3.1 of its format, of the program with all its features.
+pub(super) const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
+
+/// What [`DESCRIPTION`] is a copy of.
+#[cfg(test)]
+pub(crate) fn document() -> utoipa::openapi::OpenApi {
     openapi::completed(described().into_openapi())
 }
 
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenapi", tag = "operation",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
-async fn description() -> Json<utoipa::openapi::OpenApi> {
-    Json(document())
+async fn description() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], DESCRIPTION)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each parameter of a query stands in the copy as it is read from there.
+    #[test]
+    fn parameters_of_queries_are_known() {
+        let known = queries::Queries::of(DESCRIPTION);
+        assert!(known.takes("GET", "/api/v1/calls", "state") && !known.takes("GET", "/api/v1/calls", "colour"));
+    }
 
     /// `SIGIL_BLESS=1` writes the copy anew.
     #[test]

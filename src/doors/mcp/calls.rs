@@ -126,7 +126,8 @@ pub(super) async fn begin(
             agent: None,
             client_key: key,
         };
-        let made = calls::call(its_app.mesh(), &its_who, request).await.map(|accepted| {
+        let roster = its_app.context.roster.borrow().clone();
+        let made = calls::call(its_app.mesh(), &its_who, &roster, request).await.map(|accepted| {
             let mut hold = its_app.mcp.hold(its_who, accepted.id, by_connection);
             // A key that was used before means a call that goes on by itself already: hanging up takes nothing back.
             if !accepted.created {

@@ -13,10 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::devices::{Named, is_online, resolve};
+use super::providers;
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
 use crate::mesh::clock::{now, rfc3339};
 use crate::mesh::{CallCursor, CallFilter, CallPage, CallStateFilter, ForNode, MeshError, ResultBody};
+use crate::node::roster::Roster;
 use crate::status::{ErrorCode, OpError};
 
 /// Longest run that a caller may ask for, and what a call that names none asks for: the tool's own timeout is shorter
@@ -64,8 +66,14 @@ pub struct Accepted {
 /// Makes a call, and answers once it is durable here: from then on it has exactly one ending.
 ///
 /// # Errors
-/// The arguments are too long, `node` names no device or two, or the mesh refuses.
-pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Result<Accepted, OpError> {
+/// The arguments are too long, `node` names no device or two, or the mesh refuses. Of a tool that this very device would have, and
+/// does not offer now, those who look after it are told why, by its `roster`.
+pub async fn call(
+    mesh: &MeshHandle,
+    who: &Identity,
+    roster: &Roster,
+    request: Request<'_>,
+) -> Result<Accepted, OpError> {
     let Request { node, tool, arguments, ttl, timeout, effect, workspace, agent, client_key } = request;
     if arguments.len() > limits::ARGUMENTS_BYTES_MAX {
         let detail = format!("the arguments may have at most {} bytes", limits::ARGUMENTS_BYTES_MAX);
@@ -84,7 +92,14 @@ pub async fn call(mesh: &MeshHandle, who: &Identity, request: Request<'_>) -> Re
         workspace,
         client_key: client_key.map(|key| own_key(who, key)),
     };
-    match mesh.command(Command::Call(new)).await? {
+    let reply = mesh.command(Command::Call(new)).await;
+    if let Err(MeshError::Refused(Refusal::UnknownTool { node, tool })) = &reply
+        && *node == mesh.view().node_id
+        && let Some(absent) = providers::absent(mesh, who, roster, tool)
+    {
+        return Err(absent);
+    }
+    match reply? {
         Reply::Call { id, created } => Ok(Accepted { id, created }),
         Reply::Refused(refusal) => Err(refusal.into()),
         Reply::Cancelled

@@ -1,5 +1,7 @@
 //! The providers of this device's tools: what runs them, in which state it is, and which tools are not offered and why.
 
+use mesh_core::ids::ToolName;
+
 use super::doctor::{Check, Severity};
 use crate::doors::identity::Identity;
 use crate::mesh::MeshHandle;
@@ -36,6 +38,15 @@ pub fn findings(roster: &Roster) -> impl Iterator<Item = Check> {
         let fix = fix.unwrap_or_else(|| "`sigil plugin list` shows it, `sigil logs` tells more".to_owned());
         Some(Check { id: "providers", severity: Severity::Warn, cause, fix: Some(fix) })
     })
+}
+
+/// What to say of a call for a tool that this device would have, and does not offer now; `None` to those who do not look after it.
+pub(super) fn absent(mesh: &MeshHandle, who: &Identity, roster: &Roster, tool: &ToolName) -> Option<OpError> {
+    may_look(mesh, who).ok()?;
+    let all = roster.all().flat_map(|listed| &listed.about.absent);
+    let absent = all.into_iter().find(|absent| absent.tool == tool.as_str())?;
+    let detail = format!("`{tool}` is not offered here now: {}", absent.why);
+    Some(OpError::new(ErrorCode::UnknownTool, detail).hint(absent.fix.clone()).with("tool", tool.as_str()))
 }
 
 fn may_look(mesh: &MeshHandle, who: &Identity) -> Result<(), OpError> {

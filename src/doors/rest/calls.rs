@@ -316,7 +316,8 @@ pub(super) async fn create(
         agent: asked.agent.as_ref().map(|name| name.0.clone()),
         client_key,
     };
-    let accepted = calls::call(app.mesh(), &who, request).await?;
+    let roster = app.context.roster.borrow().clone();
+    let accepted = calls::call(app.mesh(), &who, &roster, request).await?;
     let wait = prefer_wait(&headers);
     let reading = calls::read(app.mesh(), &who, &app.stop, accepted.id, wait.unwrap_or_default()).await?;
     // A fresh call that nobody waited for is always 202, so that the answer does not depend on luck.

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
 import { findings, launch, overflow, Watched } from './browser.mjs'
 import { Fleet, listener, until } from './fleet.mjs'
 import { add } from './screens.mjs'
@@ -31,9 +32,12 @@ const watched = new Watched(browser, origin)
 function raw(method, path, headers = {}, body) {
   return new Promise((answer, fail) => {
     const request = httpRequest({ host: '127.0.0.1', port, method, path, headers: { host: `${hostname}:${port}`, ...(body ? { 'content-type': 'application/json' } : {}), ...headers } }, (response) => {
-      let text = ''
-      response.on('data', (piece) => (text += piece))
-      response.on('end', () => answer({ status: response.statusCode, headers: response.headers, text }))
+      const pieces = []
+      response.on('data', (piece) => pieces.push(piece))
+      response.on('end', () => {
+        const bytes = Buffer.concat(pieces)
+        answer({ status: response.statusCode, headers: response.headers, bytes, text: bytes.toString() })
+      })
     })
     request.on('error', fail)
     request.end(body)
@@ -82,6 +86,19 @@ test('headers: each answer has the policy of what it is', async () => {
     for (const [name, value] of [['cross-origin-resource-policy', 'same-origin'], ['x-content-type-options', 'nosniff'], ['referrer-policy', 'no-referrer']]) assert.equal(headers[name], value, path)
     assert.equal(headers['cache-control'], path.startsWith('/assets/') ? 'public, max-age=31536000, immutable' : 'no-cache', path)
     assert.equal((await raw('GET', path, { 'if-none-match': headers.etag })).status, 304)
+    // Packed for whoever takes that, as another form with a tag of its own.
+    assert.equal(headers['content-encoding'], undefined)
+    assert.equal(headers.vary, 'accept-encoding', path)
+    const accepts = { 'accept-encoding': 'gzip, deflate, br, zstd' }
+    const packed = await raw('GET', path, accepts)
+    if (packed.headers['content-encoding']) {
+      assert.equal(packed.headers['content-encoding'], 'gzip')
+      assert.notEqual(packed.headers.etag, headers.etag)
+      assert.deepEqual(gunzipSync(packed.bytes), (await raw('GET', path)).bytes, path)
+      assert.equal((await raw('GET', path, { ...accepts, 'if-none-match': headers.etag })).status, 200)
+      assert.equal((await raw('GET', path, { ...accepts, 'if-none-match': packed.headers.etag })).status, 304)
+    } else assert.ok(packed.bytes.length < 512, path)
+    assert.equal(packed.headers['content-security-policy'], policy)
   }
   const api = await raw('GET', '/api/v1/status')
   assert.equal(api.status, 401)

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { findings, launch, overflow, Watched } from './browser.mjs'
 import { Fleet, listener, until } from './fleet.mjs'
+import { add as addLook } from './look.mjs'
 import { add } from './screens.mjs'
 
 const [sigil, only = ''] = process.argv.slice(2)
@@ -448,7 +449,7 @@ test('keys: to the content, to a page, to its filter, out of a dialog', async ()
 
 test('every screen: nothing for axe to say, nothing wider than the window, in both sizes, themes and languages', async () => {
   const [done] = (await laptop.cli('calls', '--limit', '1')).items
-  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls/' + done.id, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/people?tab=why&who=person:owner&node=server&tool=count', '#/memory', '#/memory?tab=facts', '#/memory?tab=summaries', '#/memory?tab=state', '#/memory?q=key', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
+  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls?view=lanes&span=7d', '#/calls/' + done.id, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/people?tab=why&who=person:owner&node=server&tool=count', '#/memory', '#/memory?tab=facts', '#/memory?tab=summaries', '#/memory?tab=state', '#/memory?q=key', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
   const storageState = await me.context.storageState()
   // What finds nothing has to be able to.
   await me.page.evaluate(() => document.body.append(Object.assign(document.createElement('img'), { id: 'nameless' })))
@@ -469,8 +470,10 @@ test('every screen: nothing for axe to say, nothing wider than the window, in bo
   }
 })
 
-add(test, {
+const shared = {
   laptop,
+  server,
+  raw,
   fleet,
   browser,
   watched,
@@ -491,7 +494,9 @@ add(test, {
     await again.close()
     await me.page.reload()
   },
-})
+}
+add(test, shared)
+addLook(test, shared)
 
 test('a call that asks: the exact call, a yes that runs it, a no that does not', async () => {
   await laptop.cli('person', 'add', 'mia', '--name', 'Mia', '--device', 'guest')

@@ -121,3 +121,8 @@ export function fullTime(at: number): string {
 export function dayOf(at: number): string {
   return new Intl.DateTimeFormat(locale(), { dateStyle: 'full' }).format(at)
 }
+
+/** As short as a day can be told from its neighbours. */
+export function dayShort(at: number): string {
+  return new Intl.DateTimeFormat(locale(), { weekday: 'short', day: 'numeric' }).format(at)
+}

@@ -78,3 +78,21 @@ export async function findings(page) {
 export function overflow(page) {
   return page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth))
 }
+
+/** Elements whose text is cut off, and not by dots that say so; of a window that is scrolled, what stands out of it. */
+export function clipped(page) {
+  return page.evaluate(() => {
+    const hidden = (style) => style.clipPath !== 'none' || style.visibility === 'hidden'
+    return [...document.body.querySelectorAll('*')].flatMap((element) => {
+      if (!element.clientWidth || element.closest('svg, #boot, .skip, dialog:not([open])') || ![...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim())) return []
+      for (let up = element; up; up = up.parentElement) if (hidden(getComputedStyle(up))) return []
+      const style = getComputedStyle(element)
+      const cut = (overflow, inner, outer) => ['hidden', 'clip'].includes(overflow) && inner > outer + 1
+      const rect = element.getBoundingClientRect()
+      const out = rect.left < -1 || rect.right > document.documentElement.clientWidth + 1
+      const scrolls = element.closest('pre, .scroll, textarea, table') !== null
+      const wrong = (cut(style.overflowX, element.scrollWidth, element.clientWidth) && style.textOverflow !== 'ellipsis') || cut(style.overflowY, element.scrollHeight, element.clientHeight) || (out && !scrolls)
+      return wrong ? [`${element.tagName.toLowerCase()}.${element.className?.baseVal ?? element.className}: ${element.textContent.trim().slice(0, 40)}`] : []
+    })
+  })
+}

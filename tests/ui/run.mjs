@@ -4,8 +4,10 @@ import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
 import { findings, launch, overflow, Watched } from './browser.mjs'
 import { Fleet, listener, until } from './fleet.mjs'
+import { add as addLook } from './look.mjs'
 import { add } from './screens.mjs'
 
 const [sigil, only = ''] = process.argv.slice(2)
@@ -31,9 +33,12 @@ const watched = new Watched(browser, origin)
 function raw(method, path, headers = {}, body) {
   return new Promise((answer, fail) => {
     const request = httpRequest({ host: '127.0.0.1', port, method, path, headers: { host: `${hostname}:${port}`, ...(body ? { 'content-type': 'application/json' } : {}), ...headers } }, (response) => {
-      let text = ''
-      response.on('data', (piece) => (text += piece))
-      response.on('end', () => answer({ status: response.statusCode, headers: response.headers, text }))
+      const pieces = []
+      response.on('data', (piece) => pieces.push(piece))
+      response.on('end', () => {
+        const bytes = Buffer.concat(pieces)
+        answer({ status: response.statusCode, headers: response.headers, bytes, text: bytes.toString() })
+      })
     })
     request.on('error', fail)
     request.end(body)
@@ -82,6 +87,19 @@ test('headers: each answer has the policy of what it is', async () => {
     for (const [name, value] of [['cross-origin-resource-policy', 'same-origin'], ['x-content-type-options', 'nosniff'], ['referrer-policy', 'no-referrer']]) assert.equal(headers[name], value, path)
     assert.equal(headers['cache-control'], path.startsWith('/assets/') ? 'public, max-age=31536000, immutable' : 'no-cache', path)
     assert.equal((await raw('GET', path, { 'if-none-match': headers.etag })).status, 304)
+    // Packed for whoever takes that, as another form with a tag of its own.
+    assert.equal(headers['content-encoding'], undefined)
+    assert.equal(headers.vary, 'accept-encoding', path)
+    const accepts = { 'accept-encoding': 'gzip, deflate, br, zstd' }
+    const packed = await raw('GET', path, accepts)
+    if (packed.headers['content-encoding']) {
+      assert.equal(packed.headers['content-encoding'], 'gzip')
+      assert.notEqual(packed.headers.etag, headers.etag)
+      assert.deepEqual(gunzipSync(packed.bytes), (await raw('GET', path)).bytes, path)
+      assert.equal((await raw('GET', path, { ...accepts, 'if-none-match': headers.etag })).status, 200)
+      assert.equal((await raw('GET', path, { ...accepts, 'if-none-match': packed.headers.etag })).status, 304)
+    } else assert.ok(packed.bytes.length < 512, path)
+    assert.equal(packed.headers['content-security-policy'], policy)
   }
   const api = await raw('GET', '/api/v1/status')
   assert.equal(api.status, 401)
@@ -363,18 +381,18 @@ test('a device that knocks is compared and let in; another is turned away', asyn
   await shown(guest.status.check.words.join(' '))
   await me.page.getByRole('button', { name: 'Let in…' }).click()
   const dialog = me.page.getByRole('dialog')
-  assert.equal(await dialog.getByRole('button', { name: 'Let in…' }).isDisabled(), true)
+  assert.equal(await dialog.getByRole('button', { name: 'Let it in' }).isDisabled(), true)
   assert.deepEqual((await findings(me.page)), [])
   await me.page.keyboard.press('Escape')
   assert.equal(await me.page.getByRole('dialog').count(), 0)
   await me.page.getByRole('button', { name: 'Turn away…' }).click()
-  await dialog.getByRole('button', { name: 'Turn away…' }).click()
+  await dialog.getByRole('button', { name: 'Turn it away' }).click()
   await me.page.getByText('guest wants to join').first().waitFor({ state: 'detached' })
   await guest.cli('join', '--address', laptop.address, '--yes', laptop.status.check.words.join('-')).catch(() => {})
   await shown('guest wants to join')
   await me.page.getByRole('button', { name: 'Let in…' }).click()
   await dialog.getByRole('checkbox').check()
-  await dialog.getByRole('button', { name: 'Let in…' }).click()
+  await dialog.getByRole('button', { name: 'Let it in' }).click()
   await me.page.getByText('guest wants to join').first().waitFor({ state: 'detached' })
   const node = await until('the guest belongs', async () => (await laptop.cli('nodes')).items.find((one) => one.node_id === 'guest' && one.tier === 'shared'))
   assert.equal(node.tier, 'shared')
@@ -431,7 +449,7 @@ test('keys: to the content, to a page, to its filter, out of a dialog', async ()
 
 test('every screen: nothing for axe to say, nothing wider than the window, in both sizes, themes and languages', async () => {
   const [done] = (await laptop.cli('calls', '--limit', '1')).items
-  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls/' + done.id, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/people?tab=why&who=person:owner&node=server&tool=count', '#/memory', '#/memory?tab=facts', '#/memory?tab=summaries', '#/memory?tab=state', '#/memory?q=key', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
+  const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/devices/server?tab=about', '#/run', '#/run/server', '#/run/server/forms.all', '#/run/server/forms.root', '#/calls', '#/calls?view=lanes&span=7d', '#/calls/' + done.id, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/people?tab=why&who=person:owner&node=server&tool=count', '#/memory', '#/memory?tab=facts', '#/memory?tab=summaries', '#/memory?tab=state', '#/memory?q=key', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more', '#/nowhere']
   const storageState = await me.context.storageState()
   // What finds nothing has to be able to.
   await me.page.evaluate(() => document.body.append(Object.assign(document.createElement('img'), { id: 'nameless' })))
@@ -452,8 +470,10 @@ test('every screen: nothing for axe to say, nothing wider than the window, in bo
   }
 })
 
-add(test, {
+const shared = {
   laptop,
+  server,
+  raw,
   fleet,
   browser,
   watched,
@@ -474,7 +494,9 @@ add(test, {
     await again.close()
     await me.page.reload()
   },
-})
+}
+add(test, shared)
+addLook(test, shared)
 
 test('a call that asks: the exact call, a yes that runs it, a no that does not', async () => {
   await laptop.cli('person', 'add', 'mia', '--name', 'Mia', '--device', 'guest')

@@ -149,7 +149,7 @@ export function add(test, at) {
   test('welcome: a new device is named and joins by the picture of a code, within a few clicks', async () => {
     await at.go('#/home')
     await at.page.locator('body').press('n')
-    await dialog().getByLabel('Name of the new device').fill('kitchen')
+    await dialog().getByLabel('Name of the new device').fill('Kitchen')
     await dialog().getByRole('button', { name: 'Make a code' }).click()
     const picture = await dialog().getByRole('img', { name: 'The code as a picture' }).screenshot({ scale: 'device' })
     const code = await dialog().locator('.code code').innerText()

@@ -1,23 +1,31 @@
 // Keeps the files of the page, and nothing that the agent answers, so that the page opens while the agent does not run and says so.
 const CACHE = 'sigil-page'
 
-/** The page as it is now, with the files that it names. Files of an older one stay until a newer one has all of its own. */
+/** Files that a text names: the page its script and sheet, a script the screens that it asks for later. */
+const named = (text) => [...text.matchAll(/["'`](?:\/assets\/|\.\/)([\w.-]+\.(?:js|css))["'`]/g)].map((found) => `/assets/${found[1]}`)
+
+/** The page as it is now, with all that belongs to it. Files of an older one stay until a newer one has all of its own. */
 async function keep(answer) {
   const cache = await caches.open(CACHE)
-  const html = await answer.clone().text()
-  const files = [...html.matchAll(/"(\/assets\/[\w.-]+)"/g)].map((found) => found[1])
-  const wanted = [...files, '/icon.svg', '/manifest.webmanifest']
-  for (const file of wanted) {
-    // What is not below /assets/ keeps its name when it changes.
-    if (file.startsWith('/assets/') && (await cache.match(file))) continue
+  // What is not below /assets/ keeps its name when it changes.
+  for (const file of ['/icon.svg', '/manifest.webmanifest']) {
     const got = await fetch(file)
     if (!got.ok) return
     await cache.put(file, got)
   }
+  const files = new Set(named(await answer.clone().text()))
+  for (const file of files) {
+    if (!(await cache.match(file))) {
+      const got = await fetch(file)
+      if (!got.ok) return
+      await cache.put(file, got)
+    }
+    if (file.endsWith('.js')) for (const one of named(await (await cache.match(file)).text())) files.add(one)
+  }
   await cache.put('/', answer)
   for (const request of await cache.keys()) {
     const { pathname } = new URL(request.url)
-    if (pathname.startsWith('/assets/') && !files.includes(pathname)) await cache.delete(request)
+    if (pathname.startsWith('/assets/') && !files.has(pathname)) await cache.delete(request)
   }
 }
 

@@ -2,8 +2,11 @@ import { mount } from 'svelte'
 import './app.css'
 import App from './App.svelte'
 import { applyLook } from './lib/look.svelte'
+import { session } from './lib/session.svelte'
 
 applyLook()
+// Asked before anything is drawn. Somebody who comes with a code has no session yet.
+if (!location.hash.startsWith('#/in/')) void session.load()
 const target = document.getElementById('app')
 if (target) mount(App, { target })
 

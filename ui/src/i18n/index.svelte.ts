@@ -117,7 +117,14 @@ export function fullTime(at: number): string {
   return new Intl.DateTimeFormat(locale(), { dateStyle: 'full', timeStyle: 'medium' }).format(at)
 }
 
-/** The day alone, with its name. */
+/** The day alone, with its name; of the last two also how people call them. */
 export function dayOf(at: number): string {
-  return new Intl.DateTimeFormat(locale(), { dateStyle: 'full' }).format(at)
+  const day = new Intl.DateTimeFormat(locale(), { dateStyle: 'full' }).format(at)
+  const back = Math.round((new Date().setHours(0, 0, 0, 0) - new Date(at).setHours(0, 0, 0, 0)) / 86_400_000)
+  return back === 0 ? t('day.today', { day }) : back === 1 ? t('day.yesterday', { day }) : day
+}
+
+/** As short as a day can be told from its neighbours. */
+export function dayShort(at: number): string {
+  return new Intl.DateTimeFormat(locale(), { weekday: 'short', day: 'numeric' }).format(at)
 }

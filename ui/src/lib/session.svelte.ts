@@ -2,6 +2,7 @@
 
 import { api, ApiError, get, onState, setCsrf, type Schemas } from '../api/client'
 import { clock } from './clock.svelte'
+import { dropDraft } from './draft'
 import { live } from './live.svelte'
 
 export type Session = Schemas['SessionAnswer']
@@ -58,6 +59,7 @@ class Sessions {
 
   async signOut(): Promise<void> {
     await api<void>('DELETE', '/api/v1/session')
+    dropDraft()
     this.current = undefined
     setCsrf('')
     live.stop()

@@ -5,9 +5,12 @@ import { isKey, t } from '../../i18n/index.svelte'
 import { plain } from '../../lib/text'
 import type { Tone } from '../../lib/words'
 import type { IconName } from '../../lib/icons'
+import type { Json } from './toml'
 
 /** A rule of a workspace, as `Workspace.rules` has it. */
 export type Rule = NonNullable<Schemas['Workspace']['rules']>[string]
+/** All that was said about who may what. */
+export type Rights = { people?: Record<string, Json>; workspaces?: Record<string, { [key: string]: Json; rules?: Record<string, Json> }>; [section: string]: Json }
 export type Verdict = Schemas['VerdictName']
 
 export const ROLES = ['guest', 'member', 'admin', 'owner'] as const

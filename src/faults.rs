@@ -72,3 +72,19 @@ pub fn pass(point: Point) -> Option<Action> {
 pub const fn pass(_: Point) -> Option<Action> {
     None
 }
+
+/// True once when a test wants the node of the tailnet to die: the file that `SIGIL_FAULT_TAILNET` names is there, and is gone
+/// then.
+#[cfg(feature = "fault-points")]
+#[must_use]
+pub fn tailnet_dies() -> bool {
+    std::env::var_os("SIGIL_FAULT_TAILNET").is_some_and(|file| std::fs::remove_file(file).is_ok())
+}
+
+/// Never.
+#[cfg(not(feature = "fault-points"))]
+#[must_use]
+#[inline]
+pub const fn tailnet_dies() -> bool {
+    false
+}

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -22,7 +23,8 @@ const OURS: [&str; 2] = ["sigil", "mesh_core"];
 /// Starts logging as the settings say: to `file`, or without one to stderr.
 pub(super) fn start(config: &Config, file: Option<&Path>) -> Result<LogRing, AgentError> {
     let ring = LogRing::default();
-    let registry = tracing_subscriber::registry().with(filter(&config.log.level)).with(ring.layer());
+    let registry =
+        tracing_subscriber::registry().with(filter(&config.log.level)).with(filter_fn(may_be_told)).with(ring.layer());
     // Colours are for people at a terminal; a file, a pipe and the journal get none.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let text = tracing_subscriber::fmt::layer();
@@ -51,6 +53,16 @@ fn filter(level: &str) -> Targets {
             .fold(Targets::new().with_default(level.min(LevelFilter::WARN)), |all, ours| all.with_target(ours, level)),
         Err(_) => level.parse().unwrap_or_default(),
     }
+}
+
+/// False for what says more than it should, whatever the settings ask for: the crates of the tailnet write requests with auth keys in
+/// them, and the URL at which a node is logged in.
+fn may_be_told(line: &Metadata<'_>) -> bool {
+    let of = line.target().split("::").next().unwrap_or_default();
+    if matches!(of, "ts_control" | "ts_control_noise" | "ts_http_util") {
+        return false;
+    }
+    *line.level() <= Level::ERROR || !(of.starts_with("ts_") || matches!(of, "tailscale" | "kameo"))
 }
 
 /// A log file that begins anew when it is full; the full one is kept under its name with `.1` at the end, in the place

@@ -145,7 +145,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let present = Present::default();
     let foreign = Hosting { pins: pins_of(home.path()), approved, present: present.clone() };
     let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
-    let means = Means { starter: Starter { launcher, secrets }, hosting, containers, foreign };
+    let means = Means { starter: Starter { launcher, secrets: secrets.clone() }, hosting, containers, foreign };
     let plugins = Plugins::of(home.path());
     plugins.tidy();
     let stamp = plugins.stamp();
@@ -163,7 +163,8 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     logs::report(&report);
     let store: Arc<dyn Store> = Arc::new(store);
     let kept = home.ports();
-    let Network { links, link_events, lan_events } = network::open(&config, kept, &name, &key, &blobs, &tasks).await?;
+    let Network { links, link_events, lan_events } =
+        network::open(&config, kept, &name, &key, &blobs, &secrets, &tasks).await?;
     let memory = MemoryHandle::new(home.memory(), key.clone(), config.memory.compaction(), memory::IDLE, tasks.clone());
     let booted = mesh::boot(Parts {
         key,

@@ -10,8 +10,6 @@ use mesh_core::ids::NodeId;
 use mesh_core::limits;
 use mesh_core::policy::ToolPattern;
 use mesh_core::policy::bounds::LIST_MAX;
-use mesh_core::record::Tier;
-use mesh_core::tailnet::TagRule;
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -22,8 +20,9 @@ use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, Config,
     ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen,
     Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory, Node,
-    Overrides, Relay, RelayOffer, Rights, Storage, TAILNET_SOCKET_DEFAULT, Tailnet, TailnetMode, Warning,
+    Overrides, Relay, RelayOffer, Rights, Storage, Warning,
 };
+use super::tailnet::{self, RawTailnet};
 use super::tools::RawTool;
 use crate::plugin::{RawServer, SERVER_KEYS};
 use crate::position::Position;
@@ -57,7 +56,7 @@ const KEYS: [(&str, &[&str]); 13] = [
     ("listen", &["quic_port", "http_port", "grpc"]),
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
-    ("tailnet", &["mode", "socket", "required_tag", "tier", "door"]),
+    ("tailnet", tailnet::KEYS),
     ("files", &["roots"]),
     (
         "tools.*",
@@ -71,7 +70,7 @@ const KEYS: [(&str, &[&str]); 13] = [
 ];
 
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 24] = [
+const SCALARS: [&str; 27] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -86,6 +85,9 @@ const SCALARS: [&str; 24] = [
     "tailnet.required_tag",
     "tailnet.tier",
     "tailnet.door",
+    "tailnet.hostname",
+    "tailnet.auth_key",
+    "tailnet.control_url",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -145,16 +147,6 @@ struct RawRelay {
     offer: Option<String>,
     #[serde(rename = "use")]
     used: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawTailnet {
-    mode: Option<String>,
-    socket: Option<String>,
-    required_tag: Option<String>,
-    tier: Option<String>,
-    door: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -375,36 +367,6 @@ impl Checker<'_> {
             log: self.log(log)?,
             rights: Rights::default(),
         })
-    }
-
-    fn tailnet(&self, raw: RawTailnet) -> Result<Tailnet, ConfigError> {
-        let modes = [("off", TailnetMode::Off), ("auto", TailnetMode::Auto), ("host", TailnetMode::Host)];
-        let mode = self.one_of("tailnet.mode", raw.mode, TailnetMode::Off, &modes)?;
-        let socket = raw.socket.unwrap_or_else(|| TAILNET_SOCKET_DEFAULT.to_owned());
-        if !socket.starts_with('/') {
-            return Err(self.bad("tailnet.socket", socket, "an absolute path"));
-        }
-        let tiers = [("shared", Tier::Shared), ("owner", Tier::Owner)];
-        let tier = self.one_of("tailnet.tier", raw.tier, Tier::Shared, &tiers)?;
-        let tag_rule = raw.required_tag.map(|tag| self.tag(tag)).transpose()?.map(|tag| TagRule { tag, tier });
-        let door = raw.door.unwrap_or(false);
-        if door && mode == TailnetMode::Off {
-            return Err(self.bad("tailnet.door", "true", "false, or `tailnet.mode` auto or host"));
-        }
-        Ok(Tailnet { mode, socket: socket.into(), tag_rule, door })
-    }
-
-    /// A tag as tailnets have them: `tag:`, a letter, and letters, digits or dashes.
-    fn tag(&self, tag: String) -> Result<String, ConfigError> {
-        let is_name = |name: &str| {
-            name.starts_with(|c: char| c.is_ascii_alphabetic())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        if tag.len() <= limits::TAILNET_TEXT_BYTES_MAX && tag.strip_prefix("tag:").is_some_and(is_name) {
-            Ok(tag)
-        } else {
-            Err(self.bad("tailnet.required_tag", tag, "a tag of a tailnet, such as tag:agent-node"))
-        }
     }
 
     fn port(&self, key: &str, value: Option<String>) -> Result<Option<u16>, ConfigError> {
@@ -745,6 +707,15 @@ mod tests {
             ("[node]\ndeny = ['node:x:y']", ["node.deny", "node:x:y", "names of tools"]),
             ("[tailnet]\nrequired_tag = 'agent-node'", ["tailnet.required_tag", "agent-node", "tag:agent-node"]),
             ("[tailnet]\nrequired_tag = 'tag:'", ["tailnet.required_tag", "tag:", "tag:agent-node"]),
+            ("[tailnet]\nmode = 'both'", ["tailnet.mode", "both", "off, auto, host, embedded"]),
+            ("[tailnet]\nhostname = 'Attic'", ["tailnet.hostname", "Attic", "a-z"]),
+            (
+                "[tailnet]\ncontrol_url = 'https://a/b'",
+                ["tailnet.control_url", "https://a/b", "a host and perhaps a port"],
+            ),
+            ("[tailnet]\nauth_key = 'tskey-auth-1'", ["tailnet.auth_key", "(not shown)", "secret ="]),
+            ("[tailnet]\nauth_key = { file = 'key' }", ["tailnet.auth_key", "key", "absolute path"]),
+            ("[tailnet]\nmode = 'embedded'\ndoor = true", ["tailnet.door", "true", "auto or host"]),
             ("[tailnet]\ntier = 'ephemeral'", ["tailnet.tier", "ephemeral", "shared, owner"]),
             ("[discovery]\nlan = 'maybe'", ["discovery.lan", "maybe", "true, false"]),
             ("[files]\nroots = ['docs']", ["files.roots", "docs", "absolute"]),

@@ -9,6 +9,7 @@ mod look;
 mod policy;
 mod position;
 mod settings;
+mod tailnet;
 mod tools;
 
 pub use load::load;
@@ -24,6 +25,7 @@ pub use settings::{
     LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Relay, RelayOffer, Rights, Stamp, TAILNET_SOCKET_DEFAULT,
     TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Tailnet, TailnetMode, Warning,
 };
+pub use tailnet::{check_control_url, hostname_of, is_hostname};
 
 pub use crate::position::Position;
 pub use crate::value;

@@ -14,7 +14,7 @@ use mesh_core::policy::ToolPattern;
 use mesh_core::tailnet::TagRule;
 
 use super::policy::{PolicyError, PolicySettings};
-use crate::plugin::{Plugin, PluginName};
+use crate::plugin::{Plugin, PluginName, Value};
 
 /// Name of the settings file in a home.
 pub const FILE_NAME: &str = "sigil.toml";
@@ -166,7 +166,7 @@ pub enum RelayOffer {
 /// `[tailnet]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tailnet {
-    /// Use of the tailnet that this machine is on.
+    /// Use of a tailnet.
     pub mode: TailnetMode,
     /// Socket of its tailscaled. An absolute path.
     pub socket: PathBuf,
@@ -174,6 +174,12 @@ pub struct Tailnet {
     pub tag_rule: Option<TagRule>,
     /// True if people at other nodes of it may come in by HTTP, as who they are there.
     pub door: bool,
+    /// Host name of a node in this program; `None` = the name of the device.
+    pub hostname: Option<String>,
+    /// Where the key is with which such a node joins. Never the key itself.
+    pub auth_key: Option<Value>,
+    /// URL of the control server of such a node; `None` = that of Tailscale.
+    pub control_url: Option<String>,
 }
 
 /// See [`Tailnet`].
@@ -181,10 +187,12 @@ pub struct Tailnet {
 pub enum TailnetMode {
     /// Not at all.
     Off,
-    /// Where a tailscaled runs.
+    /// By the tailscaled of this machine where it runs, else by a node in this program where that can join.
     Auto,
     /// By the tailscaled of this machine, which should run.
     Host,
+    /// By a node in this program.
+    Embedded,
 }
 
 /// `[files]`

@@ -57,6 +57,7 @@ mod standing;
 mod stays;
 mod strangers;
 mod tailnet;
+mod tailnet_embedded;
 mod tool_exec;
 mod whom_we_join;
 #[cfg(feature = "fault-points")]

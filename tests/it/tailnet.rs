@@ -12,10 +12,10 @@ use crate::harness::{Cli, Home, PATIENCE, items, now, observe, skip, text, wait_
 use crate::netns::Network;
 
 /// Peers on the tailnet; control is one more of their network.
-const PEERS: usize = 3;
-const NAMES: [&str; PEERS] = ["attic", "bureau", "cellar"];
-const CONTROL: &str = "10.77.0.4";
-const PORT: &str = "8500";
+pub(crate) const PEERS: usize = 3;
+pub(crate) const NAMES: [&str; PEERS] = ["attic", "bureau", "cellar"];
+pub(crate) const CONTROL: &str = "10.77.0.4";
+pub(crate) const PORT: &str = "8500";
 
 /// The programs; the reason where they are not there.
 fn programs() -> Result<PathBuf, String> {
@@ -30,7 +30,7 @@ fn programs() -> Result<PathBuf, String> {
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -41,7 +41,7 @@ impl Drop for Running {
 }
 
 /// The control server, which does what it is told.
-struct Control {
+pub(crate) struct Control {
     lines: ChildStdin,
     answers: BufReader<ChildStdout>,
     _process: Running,
@@ -59,7 +59,7 @@ impl Control {
     }
 
     #[track_caller]
-    fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         writeln!(self.lines, "{line}").expect("control runs");
         assert_eq!(self.answer(), "ok", "{line}");
     }
@@ -71,42 +71,59 @@ impl Control {
     }
 }
 
-/// A tailnet: its control server, and a tailscaled for each of the peers.
-struct Tailnet {
+/// A tailnet: its control server, and a tailscaled for each of the peers that have one.
+pub(crate) struct Tailnet {
     // Ended first.
     daemons: Vec<Option<Running>>,
-    control: Control,
-    network: Network,
+    pub(crate) control: Control,
+    pub(crate) network: Network,
+    /// Auth key that control asks for.
+    key: Option<String>,
     programs: PathBuf,
     dir: tempfile::TempDir,
 }
 
 impl Tailnet {
     fn new() -> Result<Self, String> {
+        Self::with(PEERS, None)
+    }
+
+    /// One in which the first so many peers have a tailscaled, and whose nodes need this auth key, which makes them
+    /// `tag:agent-node`.
+    pub(crate) fn with(hosts: usize, key: Option<&str>) -> Result<Self, String> {
         let programs = programs()?;
         let network = Network::new(PEERS + 1)?;
         let dir = tempfile::Builder::new().prefix("sgl").tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("resolv.conf"), "").expect("a file is written");
         let program = programs.join("tailnet-control").display().to_string();
-        let control = Control::new(within(&network, PEERS, &[&program]));
-        let mut tailnet = Self { daemons: Vec::new(), control, network, programs, dir };
-        for peer in 0..PEERS {
-            tailnet.daemons.push(None);
-            tailnet.start(peer);
+        let mut command = within(&network, PEERS, &[&program]);
+        command.args(key.iter().flat_map(|key| ["--auth-key", key, "--auth-tags", "tag:agent-node"]));
+        let control = Control::new(command);
+        let key = key.map(ToOwned::to_owned);
+        let daemons = (0..PEERS).map(|_| None).collect();
+        let mut tailnet = Self { daemons, control, network, key, programs, dir };
+        tailnet.up(0..hosts);
+        Ok(tailnet)
+    }
+
+    /// Starts a tailscaled for each of these peers, and logs it in.
+    #[track_caller]
+    pub(crate) fn up(&mut self, peers: std::ops::Range<usize>) {
+        for peer in peers.clone() {
+            self.start(peer);
         }
-        let logins: Vec<Running> = (0..PEERS).map(|peer| tailnet.login(peer)).collect();
+        let logins: Vec<Running> = peers.map(|peer| self.login(peer)).collect();
         for mut login in logins {
             let ended = wait_for("tailscale is up", PATIENCE, || login.0.try_wait().expect("its end is known"));
             assert!(ended.success(), "`tailscale up` ended with {ended}");
         }
-        Ok(tailnet)
     }
 
-    fn socket(&self, peer: usize) -> String {
+    pub(crate) fn socket(&self, peer: usize) -> String {
         self.dir.path().join(format!("{peer}.sock")).display().to_string()
     }
 
-    fn start(&mut self, peer: usize) {
+    pub(crate) fn start(&mut self, peer: usize) {
         let inside = |name: &str| self.dir.path().join(name).display().to_string();
         let (state, socket) = (inside(&peer.to_string()), self.socket(peer));
         // Whatever it does to the names of hosts, it does to a file of its own.
@@ -119,7 +136,7 @@ impl Tailnet {
         wait_until("tailscaled listens", PATIENCE, || std::os::unix::net::UnixStream::connect(&socket).is_ok());
     }
 
-    fn stop(&mut self, peer: usize) {
+    pub(crate) fn stop(&mut self, peer: usize) {
         self.daemons[peer] = None;
     }
 
@@ -130,18 +147,19 @@ impl Tailnet {
         let mut command = within(&self.network, peer, &[&program, "--socket", &self.socket(peer)]);
         command.args(["up", "--timeout", "25s", "--accept-dns=false", "--login-server", &server]);
         command.args(["--hostname", NAMES[peer]]);
+        command.args(self.key.iter().flat_map(|key| ["--auth-key", key]));
         Running(quiet(&mut command).spawn().expect("tailscale starts"))
     }
 
     /// A home in the network of a peer, with the tailnet, without LAN discovery, and with more settings.
-    fn home(&self, peer: usize, settings: &str) -> Home {
+    pub(crate) fn home(&self, peer: usize, settings: &str) -> Home {
         let config = format!("[tailnet]\nmode = \"host\"\nsocket = \"{}\"\n{settings}", self.socket(peer));
         Home::new(NAMES[peer]).with_config(&config).in_namespace(&self.network.namespace(peer))
     }
 
     /// Lets no packets of sigil through to this home but those of the tailnet.
     #[track_caller]
-    fn cut_direct(&self, peer: usize, home: &Home) {
+    pub(crate) fn cut_direct(&self, peer: usize, home: &Home) {
         let port = home.quic_address().port().to_string();
         let words = ["iptables", "-w", "-A", "INPUT", "-i", "eth0", "-p", "udp", "--dport", &port, "-j", "DROP"];
         let cut = within(&self.network, peer, &words).status().expect("iptables runs");
@@ -160,7 +178,7 @@ fn quiet(command: &mut Command) -> &mut Command {
 }
 
 /// Finding of `sigil doctor` about the tailnet, with its next step.
-fn told(home: &Home) -> (String, String) {
+pub(crate) fn told(home: &Home) -> (String, String) {
     let doctor = home.get("doctor").expect(200);
     let checks = doctor["checks"].as_array().expect("checks");
     let check = checks.iter().find(|check| text(check, "id") == "tailnet").expect("one about the tailnet");
@@ -169,7 +187,7 @@ fn told(home: &Home) -> (String, String) {
 
 /// Finds another without being given an address, and asks it to let this home in.
 #[track_caller]
-fn ask_to_join(home: &Home, at: &Home) -> Cli {
+pub(crate) fn ask_to_join(home: &Home, at: &Home) -> Cli {
     let id = at.peer_id();
     let seen = wait_for("the other is found", Duration::from_mins(1), || {
         let nearby = home.get("nearby").expect(200);
@@ -187,7 +205,7 @@ fn pending(at: &Home, other: &Home) -> Option<Value> {
 }
 
 /// How this home is linked to another; empty if it is not.
-fn via(home: &Home, other: &Home) -> String {
+pub(crate) fn via(home: &Home, other: &Home) -> String {
     let status = home.status();
     let links = status["links"].as_array().expect("links");
     let link = links.iter().find(|link| text(link, "node_id") == other.name);
@@ -195,13 +213,13 @@ fn via(home: &Home, other: &Home) -> String {
 }
 
 /// How often links of this home went down.
-fn links_down(home: &Home) -> usize {
+pub(crate) fn links_down(home: &Home) -> usize {
     home.log().matches("link down").count()
 }
 
 /// Runs a tool of `to` once, and returns how long that took.
 #[track_caller]
-fn run_once(from: &Home, to: &Home) -> Duration {
+pub(crate) fn run_once(from: &Home, to: &Home) -> Duration {
     let began = now();
     let id = from.call(&to.name, "append", 60);
     let call = from.wait_ended(&id, PATIENCE);

@@ -1,10 +1,13 @@
 // A tailnet's control server, DERP relay and STUN responder for tests: what Tailscale's own integration tests run on.
 //
-// Whoever asks is let in: this server would ask for an auth key again whenever a node starts anew, which no real one does.
+// Whoever asks is let in, unless it is started with an auth key; then it asks for that again whenever a node starts anew, which no
+// real one does of a node that it knows. Nodes get the tags of the key when they come.
 //
 // It listens on one address and three fixed ports, keeps everything in memory, and says "ready" when it can be used. It is
 // led by lines on its standard input, answers each with one line ("ok", or what is wrong), and ends with that input:
 //
+//	login                   whoever comes from now on waits for "done"
+//	done URL                a person has logged in the node that waits at this URL
 //	tags NAME [TAG...]      sets the tags of the node with this host name
 //	expires NAME DURATION   sets the end of its key; a negative duration = it has ended
 //	outage DURATION         control and DERP break all connections and take none for so long
@@ -36,6 +39,8 @@ import (
 func main() {
 	address := flag.String("address", "127.0.0.1", "IP address to listen on")
 	port := flag.Int("port", 8500, "port of control; DERP has the next one, and STUN the one after that")
+	authKey := flag.String("auth-key", "", "auth key that every node must have")
+	authTags := flag.String("auth-tags", "", "tags of whoever has it, with commas between them")
 	flag.Parse()
 
 	go serveSTUN(*address, *port+2)
@@ -47,7 +52,12 @@ func main() {
 		ExplicitBaseURL: fmt.Sprintf("http://%s:%d", *address, *port),
 		MagicDNSDomain:  "tailnet.example",
 		AllOnline:       true,
-		HoldMapRequest:  calm,
+		RequireAuthKey:  *authKey,
+	}
+	tags := &tagger{control: control, tags: strings.FieldsFunc(*authTags, func(r rune) bool { return r == ',' })}
+	control.HoldMapRequest = func(r *tailcfg.MapRequest) func() {
+		tags.give()
+		return calm(r)
 	}
 	door := listen(*address, *port)
 	go func() { log.Fatal(http.Serve(door, control)) }()
@@ -68,6 +78,20 @@ func obey(control *testcontrol.Server, gates []*gate, words []string) error {
 	switch {
 	case len(words) >= 2 && words[0] == "tags":
 		return change(control, words[1], func(node *tailcfg.Node) { node.Tags = words[2:] })
+	case len(words) == 1 && words[0] == "login":
+		control.RequireAuth, control.RequireMachineAuth = true, true
+		return nil
+	case len(words) == 2 && words[0] == "done":
+		// This server says of a node that waits that it is authorized, unless its machine is not.
+		control.RequireAuth, control.RequireMachineAuth = false, false
+		for _, node := range control.AllNodes() {
+			node.MachineAuthorized = true
+			control.UpdateNode(node)
+		}
+		if !control.CompleteAuth(words[1]) {
+			return errors.New("nobody waits there")
+		}
+		return nil
 	case len(words) == 3 && words[0] == "expires":
 		left, err := time.ParseDuration(words[2])
 		if err != nil {
@@ -97,6 +121,32 @@ func change(control *testcontrol.Server, name string, how func(*tailcfg.Node)) e
 		}
 	}
 	return errors.New("no such node")
+}
+
+// tagger gives tags to nodes that come for the first time.
+type tagger struct {
+	control *testcontrol.Server
+	tags    []string
+	mu      sync.Mutex
+	known   map[tailcfg.StableNodeID]bool
+}
+
+func (t *tagger) give() {
+	if len(t.tags) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil {
+		t.known = map[tailcfg.StableNodeID]bool{}
+	}
+	for _, node := range t.control.AllNodes() {
+		if !t.known[node.StableID] {
+			t.known[node.StableID] = true
+			node.Tags = t.tags
+			t.control.UpdateNode(node)
+		}
+	}
 }
 
 // calm slows nodes that ask again although nothing has changed: this server answers each request with an update, to

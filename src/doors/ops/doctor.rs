@@ -355,6 +355,9 @@ fn relays(view: &View, around: &Surroundings) -> Check {
     let way = |info: &LinkInfo| match info.underlay {
         UnderlayKind::Udp => None,
         UnderlayKind::Tailnet => Some("over the tailnet".to_owned()),
+        UnderlayKind::TailnetEmbedded => {
+            Some("over the tailnet by a node in a program, which is slow (`tailscaled` on both does better)".to_owned())
+        }
         UnderlayKind::Relay => info.relays.first().map(|relay| format!("by `{}`", name(relay))),
     };
     let indirect: Vec<String> = around

@@ -20,7 +20,7 @@ use crate::doors::ops::policy::SaidBy;
 use crate::doors::{Bound, DoorState};
 use crate::mesh::check_words::CheckWords;
 use crate::mesh::clock;
-use crate::mesh::tailnet::Identity;
+use crate::mesh::tailnet::{Condition, EmbeddedCondition, Identity, Mode, Tailnet};
 use crate::mesh::transport::{Address, UnderlayKind};
 use crate::mesh::{LinkInfo, Nearby, Pending, Relayed, Surroundings};
 
@@ -239,7 +239,7 @@ impl From<UnderlayKind> for LinkVia {
     fn from(underlay: UnderlayKind) -> Self {
         match underlay {
             UnderlayKind::Udp => Self::Direct,
-            UnderlayKind::Tailnet => Self::Tailnet,
+            UnderlayKind::Tailnet | UnderlayKind::TailnetEmbedded => Self::Tailnet,
             UnderlayKind::Relay => Self::Relay,
         }
     }
@@ -264,6 +264,49 @@ impl From<&Relayed> for Relaying {
     fn from(relayed: &Relayed) -> Self {
         let Relayed { offers, pairs, bytes, dropped, refused, .. } = relayed;
         Self { offers: *offers, pairs: pairs.len(), bytes: *bytes, dropped: *dropped, refused: *refused }
+    }
+}
+
+/// Use of a tailnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct TailnetUse {
+    /// By what; null: it does not work now, and `told` says why.
+    pub by: Option<TailnetBy>,
+    /// Address of this device there.
+    pub address: Option<String>,
+    /// URL at which a person has to log in the node in this program. For whoever looks after the mesh.
+    pub login_url: Option<String>,
+    /// All of it in words.
+    pub told: String,
+}
+
+/// Node by which a device is on its tailnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TailnetBy {
+    /// The tailscaled of its machine.
+    Host,
+    /// One in its program.
+    Embedded,
+}
+
+impl TailnetUse {
+    /// `looks`: whoever asks may see findings.
+    pub(super) fn new(tailnet: &Tailnet, looks: bool, now_ms: u64) -> Option<Self> {
+        if tailnet.mode == Mode::Off {
+            return None;
+        }
+        let (by, ip) = match (&tailnet.condition, &tailnet.embedded) {
+            (Condition::Running { ip, .. }, _) => (Some(TailnetBy::Host), Some(*ip)),
+            (_, EmbeddedCondition::Running { node, .. }) => (Some(TailnetBy::Embedded), node.ip()),
+            _ => (None, None),
+        };
+        Some(Self {
+            by,
+            address: ip.map(|ip| ip.to_string()),
+            login_url: tailnet.embedded.login_url().filter(|_| looks).map(ToOwned::to_owned),
+            told: tailnet.told(now_ms).0,
+        })
     }
 }
 
@@ -320,6 +363,8 @@ pub struct Status {
     pub links: Vec<Link>,
     /// What it relays for others.
     pub relaying: Relaying,
+    /// The tailnet that it uses; null: none (`tailnet.mode`).
+    pub tailnet: Option<TailnetUse>,
     /// Addresses of this agent.
     pub endpoints: Endpoints,
     /// Approved devices, this one included.
@@ -360,6 +405,8 @@ pub struct Features {
     pub mcp: bool,
     /// Models run on this device.
     pub models: bool,
+    /// It can be a node of a tailnet itself.
+    pub tailnet: bool,
     /// The web page.
     pub ui: bool,
 }
@@ -370,6 +417,7 @@ impl Features {
         lan: cfg!(feature = "lan"),
         mcp: cfg!(feature = "mcp"),
         models: cfg!(feature = "models"),
+        tailnet: cfg!(feature = "tailnet"),
         ui: cfg!(feature = "ui"),
     };
 }

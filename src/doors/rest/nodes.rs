@@ -20,6 +20,7 @@ use crate::doors::app::AppState;
 use crate::doors::identity::Identity;
 use crate::doors::ops::devices::{self, Named};
 use crate::doors::ops::{doctor, policy};
+use crate::mesh::clock;
 use crate::status::OpError;
 
 /// This device and its mesh at a glance.
@@ -34,7 +35,8 @@ pub(super) async fn status(
     let (view, around) = (app.mesh().view(), app.mesh().surroundings());
     // They tell of conflicts, strangers and settings: for who looks after the mesh, as in the stream of events.
     let findings = || doctor::warnings(&view, &around, &app.context.memory, &app.context.settings, &app.context.home);
-    let warnings = if who.may_look(&view.rights) { findings() } else { Vec::new() };
+    let looks = who.may_look(&view.rights);
+    let warnings = if looks { findings() } else { Vec::new() };
     Ok(Json(Status {
         peer_id: view.me.to_string(),
         node_id: view.node_id.to_string(),
@@ -46,6 +48,7 @@ pub(super) async fn status(
         gateway: model::gateway(&view),
         links: model::links(&view, &around),
         relaying: (&around.relayed).into(),
+        tailnet: model::TailnetUse::new(&around.tailnet, looks, clock::now().wall_ms),
         endpoints: Endpoints::new(&app.bound, &app.tailnet.borrow(), &around.addresses),
         nodes: view.nodes.len(),
         nodes_online: view.nodes.iter().filter(|node| devices::is_online(&view, node)).count(),

@@ -10,6 +10,8 @@ use std::time::Duration;
 use mesh_core::tailnet::{Netmap, NodeState};
 use serde::Deserialize;
 
+use super::embedded::EmbeddedCondition;
+
 /// Nodes of a tailnet that are looked at. A family has some dozens.
 pub const NODES_MAX: usize = 256;
 /// Tags of a node, and addresses of it, that are kept.
@@ -17,7 +19,7 @@ const LIST_MAX: usize = 32;
 /// Longest name, tag, login or id that is kept, in bytes; a DNS name has at most 253 (RFC 1035 §2.3.4).
 const TEXT_BYTES_MAX: usize = 253;
 /// Time before the end of a key from which on people are told.
-const EXPIRY_TOLD: Duration = Duration::from_hours(14 * 24);
+pub(super) const EXPIRY_TOLD: Duration = Duration::from_hours(14 * 24);
 /// The state of a tailscaled that works.
 const RUNNING: &str = "Running";
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -223,6 +225,44 @@ impl RawPeer {
     }
 }
 
+/// A node as whoever knows the tailnet tells it; nothing is cut to its limits yet.
+#[derive(Debug, Clone, Default)]
+pub struct ToldNode {
+    /// Its stable id.
+    pub stable_id: String,
+    /// The first label of its DNS name.
+    pub name: String,
+    /// Domain of its tailnet.
+    pub tailnet: String,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// True unless control says that it is not connected.
+    pub online: bool,
+    /// Wall time at which its key ends, ms since 1970; before 1970 is never.
+    pub key_expiry_ms: Option<i64>,
+}
+
+impl ToldNode {
+    /// The node, within the limits; `None` without an id that can be kept.
+    #[must_use]
+    pub fn node(self) -> Option<Node> {
+        let (name, tailnet) = (cut(&self.name), id(&self.tailnet).unwrap_or_default());
+        Some(Node {
+            stable_id: id(&self.stable_id)?,
+            dns: if tailnet.is_empty() { String::new() } else { dns(&format!("{name}.{tailnet}")) },
+            name,
+            tailnet,
+            ips: self.ips.into_iter().filter(|ip| is_tailnet(*ip)).take(LIST_MAX).collect(),
+            tags: texts(Some(self.tags)),
+            online: self.online,
+            key_expiry_ms: self.key_expiry_ms.and_then(|ms| u64::try_from(ms).ok()),
+            expired: false,
+        })
+    }
+}
+
 impl Node {
     /// Its address: IPv4 if it has one, since some machines have no IPv6 at all.
     #[must_use]
@@ -282,39 +322,70 @@ pub enum Condition {
     },
 }
 
-/// The tailnet of this machine, and if people count on it.
+/// Use of a tailnet that the settings ask for (`tailnet.mode`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// None.
+    #[default]
+    Off,
+    /// By the tailscaled of this machine, which should be there.
+    Host,
+    /// By a node in this program.
+    Embedded,
+    /// By the tailscaled of this machine where it runs, else by a node in this program where it can join. That somebody has
+    /// switched the first off is no trouble.
+    Auto,
+}
+
+/// The tailnet as this device uses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tailnet {
-    /// Its condition.
+    /// All that the settings ask for.
+    pub mode: Mode,
+    /// Condition of the tailscaled of this machine.
     pub condition: Condition,
-    /// The settings say that it should be there (`tailnet.mode = "host"`). Otherwise it is used where it is, and that
-    /// somebody has switched it off is no trouble.
-    pub wanted: bool,
+    /// Condition of the node in this program.
+    pub embedded: EmbeddedCondition,
 }
 
 impl Tailnet {
     /// The state in words, and the next step if something should be done.
     #[must_use]
-    pub fn told(&self, now_ms: u64) -> (String, Option<&'static str>) {
-        let (told, step) = self.condition.told(now_ms);
-        match self.condition {
-            Condition::Absent if self.wanted => {
-                (told, Some("install Tailscale and run `tailscale up`, or set `tailnet.mode` to \"auto\" or \"off\""))
+    pub fn told(&self, now_ms: u64) -> (String, Option<String>) {
+        let (host, step) = self.condition.told(now_ms);
+        let step = step.map(ToOwned::to_owned);
+        match (self.mode, &self.condition) {
+            (Mode::Off, _) => (Condition::Off.told(now_ms).0, None),
+            (Mode::Embedded, _) => self.embedded.told(now_ms),
+            (Mode::Host, Condition::Absent) => {
+                let step = "install Tailscale and run `tailscale up`, or set `tailnet.mode` to \"auto\" or \"off\"";
+                (host, Some(step.to_owned()))
             }
-            Condition::Stopped | Condition::NeedsLogin if !self.wanted => {
-                (format!("{told}; links go by other ways"), None)
+            (Mode::Host, _) => (host, step),
+            (Mode::Auto, Condition::Running { .. }) => {
+                let ends = matches!(self.embedded, EmbeddedCondition::Leaving);
+                let also = if ends { "; the node in this program ends within a minute" } else { "" };
+                (format!("{host}, by the tailscaled of this device{also}"), step)
             }
-            Condition::Off
-            | Condition::Absent
-            | Condition::Silent(_)
-            | Condition::Stopped
-            | Condition::NeedsLogin
-            | Condition::NeedsApproval
-            | Condition::Starting
-            | Condition::NoInterface
-            | Condition::Expired
-            | Condition::NoSocket(_)
-            | Condition::Running { .. } => (told, step),
+            (Mode::Auto, condition) => {
+                let host = host.split(';').next().unwrap_or_default().to_owned();
+                // That somebody has switched it off is no trouble.
+                let is_choice = matches!(condition, Condition::Absent | Condition::Stopped | Condition::NeedsLogin);
+                match &self.embedded {
+                    EmbeddedCondition::Off => (host, step.filter(|_| !is_choice)),
+                    EmbeddedCondition::NoWay(why) => {
+                        (format!("{host}, and there is no node in this program: {why}"), step.filter(|_| !is_choice))
+                    }
+                    embedded @ (EmbeddedCondition::Starting
+                    | EmbeddedCondition::NeedsLogin(_)
+                    | EmbeddedCondition::Failed(_)
+                    | EmbeddedCondition::Leaving
+                    | EmbeddedCondition::Running { .. }) => {
+                        let (told, step) = embedded.told(now_ms);
+                        (format!("{told}, since {host}"), step)
+                    }
+                }
+            }
         }
     }
 }
@@ -524,11 +595,47 @@ mod tests {
 
     #[test]
     fn what_nobody_counts_on_is_no_trouble() {
-        let step = |condition: Condition, wanted| Tailnet { condition, wanted }.told(0).1.is_some();
+        let told =
+            |condition: &Condition, mode, embedded| Tailnet { mode, condition: condition.clone(), embedded }.told(0);
+        let no_way = || EmbeddedCondition::NoWay("there is no key".to_owned());
         for condition in [Condition::Absent, Condition::Stopped, Condition::NeedsLogin] {
-            assert!(!step(condition.clone(), false) && step(condition, true));
+            assert!(told(&condition, Mode::Auto, no_way()).1.is_none());
+            assert!(told(&condition, Mode::Host, EmbeddedCondition::Off).1.is_some());
         }
-        assert!(step(Condition::Expired, false));
+        assert!(told(&Condition::Expired, Mode::Auto, no_way()).1.is_some());
+    }
+
+    #[test]
+    fn the_choice_of_auto_is_explained() {
+        let tailnet = |condition, embedded| Tailnet { mode: Mode::Auto, condition, embedded };
+        let login = EmbeddedCondition::NeedsLogin("https://login.example/a/1".to_owned());
+        let (told, step) = tailnet(Condition::Absent, login).told(0);
+        assert!(told.contains("in this program") && told.contains("no tailscaled runs"), "{told}");
+        assert!(step.unwrap().contains("https://login.example/a/1"));
+        let (told, step) = tailnet(Condition::of(&running(), 0), EmbeddedCondition::Leaving).told(0);
+        assert!(
+            told.contains("by the tailscaled") && told.contains("ends within a minute") && step.is_none(),
+            "{told}"
+        );
+        let (told, _) = tailnet(Condition::Absent, EmbeddedCondition::NoWay("there is no key".to_owned())).told(0);
+        assert!(told.contains("there is no key"), "{told}");
+    }
+
+    #[test]
+    fn a_node_that_is_told_is_kept_within_limits() {
+        let told = ToldNode {
+            stable_id: "n1".to_owned(),
+            name: "attic".to_owned(),
+            tailnet: "tailnet.example".to_owned(),
+            ips: vec!["10.0.0.1".parse().unwrap(), "100.64.0.1".parse().unwrap()],
+            tags: vec!["tag:agent-node".to_owned()],
+            online: true,
+            // Go's "no time".
+            key_expiry_ms: Some(-62_135_596_800_000),
+        };
+        let node = told.clone().node().unwrap();
+        assert_eq!((node.dns.as_str(), node.ips.len(), node.key_expiry_ms), ("attic.tailnet.example", 1, None));
+        assert_eq!(ToldNode { stable_id: String::new(), ..told }.node(), None);
     }
 
     #[test]

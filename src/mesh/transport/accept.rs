@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::canonical;
 use super::dial::HANDSHAKE_MAX;
+use super::embedded_door::Visit;
 use super::join;
 use super::quic::Code;
 use super::relay;
@@ -16,6 +17,7 @@ use super::strangers::{Knock, Screening};
 use super::stream::{self, Tag};
 use super::tls::peer_key;
 use super::underlay::{Underlay, UnderlayKind};
+use crate::mesh::tailnet::Identity;
 
 /// Accepts until the endpoint of the underlay closes.
 pub(super) async fn run(shared: Arc<LinksState>, underlay: Arc<Underlay>) {
@@ -55,16 +57,20 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     }
     // The socket takes packets of the tailnet alone, and the handshake shows that answers arrive: who is at the address
     // is the one that we hear.
-    let tailnet = if underlay.kind == UnderlayKind::Tailnet {
-        match shared.underlays.tailnet.who_is(connection.remote_address()).await {
-            None => return Code::Protocol.close(&connection),
-            known => known,
-        }
-    } else {
-        None
+    let from = connection.remote_address();
+    let tailnet = match underlay.kind {
+        UnderlayKind::Tailnet => shared.underlays.tailnet.who_is(from).await,
+        UnderlayKind::TailnetEmbedded => shared.underlays.embedded.who_is(from).await,
+        UnderlayKind::Udp | UnderlayKind::Relay => None,
     };
+    if tailnet.is_none() && underlay.kind.is_tailnet() {
+        return Code::Protocol.close(&connection);
+    }
     let ip = canonical(connection.remote_address()).ip();
     let is_member = shared.is_member(peer);
+    if let Some(Identity { node, .. }) = tailnet.as_ref().filter(|_| !is_member) {
+        shared.underlays.embedded.note_visit(Visit { peer, from: canonical(from), node: node.clone() });
+    }
     let (place, greeting) = if is_member {
         if underlay.kind == UnderlayKind::Udp {
             shared.member_addresses.note(peer, ip);

@@ -14,10 +14,12 @@ use mesh_core::ids::PeerId;
 use tokio::time::{sleep, timeout};
 
 use super::address::{Address, HostPort, canonical};
+use super::embedded;
 use super::link::Answered;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
+use crate::mesh::tailnet::EMBEDDED_PORT;
 use crate::mesh::tailnet::answers::is_tailnet;
 
 /// Head start of each address over the next (RFC 8305 §5, "Happy Eyeballs", recommends 250 ms).
@@ -67,7 +69,7 @@ struct Target {
 /// The end of one racer.
 enum Finish {
     Answered(Box<Answered>),
-    Found(Vec<SocketAddr>),
+    Found(Vec<Target>),
     NotFound(HostPort),
     Failed(Option<(Address, PeerId)>),
 }
@@ -79,11 +81,15 @@ pub(super) async fn race(
     addresses: &[Address],
     expected: Option<PeerId>,
 ) -> Result<Answered, Unanswered> {
-    let tried = dialable(addresses, shared.underlays.tailnet.open().is_some());
+    let on_tailnet = shared.underlays.on_tailnet();
+    let tried = dialable(addresses, on_tailnet);
     let zones: Vec<u32> = shared.underlays.udp.own.borrow().interfaces.zones().take(ZONES_MAX).collect();
     let mut distinct = BTreeSet::new();
-    let mut waiting: VecDeque<Racer> =
-        tried.iter().filter_map(racer).flat_map(|racer| in_zones(racer, &zones)).collect();
+    let mut waiting: VecDeque<Racer> = tried
+        .iter()
+        .filter_map(|address| racer(address, on_tailnet))
+        .flat_map(|racer| in_zones(racer, &zones))
+        .collect();
     let mut not_found = Vec::new();
     let mut racing: FuturesUnordered<BoxFuture<'_, Finish>> = FuturesUnordered::new();
     let mut stranger = None;
@@ -105,9 +111,9 @@ pub(super) async fn race(
             finished = racing.next() => {
                 match finished {
                     Some(Finish::Answered(winner)) => return Ok(*winner),
-                    Some(Finish::Found(sockets)) => {
-                        for socket in sockets.into_iter().rev() {
-                            waiting.push_front(Racer::Socket(Target { underlay: UnderlayKind::Udp, socket }));
+                    Some(Finish::Found(targets)) => {
+                        for target in targets.into_iter().rev() {
+                            waiting.push_front(Racer::Socket(target));
                         }
                     }
                     Some(Finish::Failed(other)) => stranger = stranger.or(other),
@@ -141,8 +147,9 @@ pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId, relay: Peer
     }
 }
 
-/// Returns those of `addresses` that can be dialled here, each once, in their order; those on the tailnet last.
-fn dialable(addresses: &[Address], has_tailnet: bool) -> Vec<Address> {
+/// Returns those of `addresses` that can be dialled here, each once, in their order; those on the tailnet last, and of them those of
+/// slow nodes. `on_tailnet` carries the latter.
+fn dialable(addresses: &[Address], on_tailnet: Option<UnderlayKind>) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
     let mut dialable: Vec<Address> = addresses
         .iter()
@@ -152,15 +159,18 @@ fn dialable(addresses: &[Address], has_tailnet: bool) -> Vec<Address> {
                 other.clone()
             }
         })
-        .filter(|address| has_tailnet || !matches!(address, Address::Tailnet(_)))
-        .filter(|address| racer(address).is_some() && distinct.insert(address.clone()))
+        .filter(|address| racer(address, on_tailnet).is_some() && distinct.insert(address.clone()))
         .take(RACERS_MAX)
         .collect();
-    dialable.sort_by_key(|address| matches!(address, Address::Tailnet(_)));
+    dialable.sort_by_key(|address| match address {
+        Address::Tailnet(socket) if socket.port() == EMBEDDED_PORT => 2,
+        Address::Tailnet(_) => 1,
+        Address::Udp(_) | Address::UdpName(_) | Address::Relay { .. } | Address::Unknown(_) => 0,
+    });
     dialable
 }
 
-fn racer(address: &Address) -> Option<Racer> {
+fn racer(address: &Address, on_tailnet: Option<UnderlayKind>) -> Option<Racer> {
     match address {
         Address::Udp(socket) => {
             is_unicast(*socket).then_some(Racer::Socket(Target { underlay: UnderlayKind::Udp, socket: *socket }))
@@ -168,7 +178,7 @@ fn racer(address: &Address) -> Option<Racer> {
         Address::UdpName(name) => Some(Racer::Name(name.clone())),
         Address::Tailnet(socket) => {
             let is_there = is_tailnet(socket.ip()) && socket.port() != 0;
-            is_there.then_some(Racer::Socket(Target { underlay: UnderlayKind::Tailnet, socket: *socket }))
+            Some(Racer::Socket(Target { underlay: on_tailnet.filter(|_| is_there)?, socket: *socket }))
         }
         // No underlay here carries them.
         Address::Relay { .. } | Address::Unknown(_) => None,
@@ -194,6 +204,11 @@ fn is_unicast(socket: SocketAddr) -> bool {
 
 async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
     let host = name.clone();
+    // A node in this program has names that the machine does not know.
+    if let Some(ip) = shared.underlays.embedded.named(name.host()).await.and_then(|node| node.ip()) {
+        let target = |socket| Target { underlay: UnderlayKind::TailnetEmbedded, socket };
+        return Finish::Found(embedded::sockets(ip).map(target).into());
+    }
     let looking = async {
         let permit = shared.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
         tokio::task::spawn_blocking(move || {
@@ -206,7 +221,12 @@ async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
     };
     match timeout(LOOKUP_MAX, looking).await {
         Ok(Ok(sockets)) => Finish::Found(
-            sockets.map(canonical).filter(|socket| is_unicast(*socket)).take(SOCKETS_PER_HOST_MAX).collect(),
+            sockets
+                .map(canonical)
+                .filter(|socket| is_unicast(*socket))
+                .take(SOCKETS_PER_HOST_MAX)
+                .map(|socket| Target { underlay: UnderlayKind::Udp, socket })
+                .collect(),
         ),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a host was not found");
@@ -217,8 +237,9 @@ async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
 }
 
 async fn connect(shared: &Arc<LinksState>, target: Target, expected: Option<PeerId>) -> Finish {
-    let transport = match target.underlay {
+    let transport = match target.underlay.towards(target.socket) {
         UnderlayKind::Udp | UnderlayKind::Tailnet => &shared.transport,
+        UnderlayKind::TailnetEmbedded => &shared.slow_transport,
         UnderlayKind::Relay => &shared.relayed_transport,
     };
     connect_as(shared, target, expected, transport).await
@@ -233,7 +254,7 @@ async fn connect_as(
     let Target { underlay, socket } = target;
     let address = match underlay {
         UnderlayKind::Udp => Address::Udp(socket),
-        UnderlayKind::Tailnet => Address::Tailnet(socket),
+        UnderlayKind::Tailnet | UnderlayKind::TailnetEmbedded => Address::Tailnet(socket),
         UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
     };
     let verifier = shared.credentials.verifier(expected);
@@ -270,7 +291,7 @@ mod tests {
     #[test]
     fn b19_a_link_local_address_without_a_zone_is_tried_in_each() {
         let sockets = |text: &str| -> Vec<String> {
-            let racers = in_zones(racer(&Address::from(text)).unwrap(), &[2, 5]);
+            let racers = in_zones(racer(&Address::from(text), None).unwrap(), &[2, 5]);
             let shown = |racer: &Racer| {
                 if let Racer::Socket(target) = racer { target.socket.to_string() } else { String::new() }
             };
@@ -294,13 +315,18 @@ mod tests {
             "224.0.0.1:7433",
             "udp://Home.example.org:7433",
         ];
-        let shown: Vec<String> = dialable(&texts.map(Address::from), false).iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = dialable(&texts.map(Address::from), None).iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.0.0.1:7433", "udp://home.example.org:7433"]);
         // On a tailnet its addresses as well, last; what is no address of one never.
-        let texts = ["tailnet://100.64.0.3:7435", "tailnet://10.0.0.1:7435", "10.0.0.1:7433"];
-        let shown: Vec<String> = dialable(&texts.map(Address::from), true).iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["10.0.0.1:7433", "tailnet://100.64.0.3:7435"]);
+        let texts =
+            ["tailnet://100.64.0.4:7436", "tailnet://100.64.0.3:7435", "tailnet://10.0.0.1:7435", "10.0.0.1:7433"];
+        for kind in [UnderlayKind::Tailnet, UnderlayKind::TailnetEmbedded] {
+            let shown = dialable(&texts.map(Address::from), Some(kind));
+            let shown: Vec<String> = shown.iter().map(ToString::to_string).collect();
+            // Those of slow nodes after the others.
+            assert_eq!(shown, ["10.0.0.1:7433", "tailnet://100.64.0.3:7435", "tailnet://100.64.0.4:7436"]);
+        }
         let many: Vec<Address> = (1..=100).map(|n| SocketAddr::from(([10, 0, 0, n], 7433)).into()).collect();
-        assert_eq!(dialable(&many, false), many[..RACERS_MAX]);
+        assert_eq!(dialable(&many, None), many[..RACERS_MAX]);
     }
 }

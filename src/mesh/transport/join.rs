@@ -30,12 +30,15 @@ const WAIT_MAX: Duration = Duration::from_mins(15);
 /// Time for the other end to take the last answer: a welcome may have megabytes.
 const LAST_MAX: Duration = Duration::from_secs(30);
 
-/// The peer that answers there; nothing is asked of it.
-pub(super) async fn identify(shared: &Arc<LinksState>, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
+/// The peer that answers there, and at which of the addresses; nothing is asked of it.
+pub(super) async fn identify(
+    shared: &Arc<LinksState>,
+    addresses: &[Address],
+) -> Result<(PeerId, Address), JoinDialError> {
     let answered = dial::race(shared, addresses, None).await;
-    let Answered { connection, key, .. } = answered.map_err(nobody)?;
+    let Answered { connection, key, address, .. } = answered.map_err(nobody)?;
     Code::Done.close(&connection);
-    Ok(key.peer_id())
+    Ok((key.peer_id(), address))
 }
 
 /// The newcomer's side.

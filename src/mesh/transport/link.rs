@@ -75,6 +75,13 @@ pub(super) struct NewLink {
     pub(super) moved: bool,
 }
 
+impl NewLink {
+    /// All that the link would be worth beside another of its pair.
+    pub(super) fn worth(&self) -> UnderlayKind {
+        self.underlay.towards(self.connection.remote_address())
+    }
+}
+
 /// Frames on their way out.
 pub(super) type Outbox = mpsc::Receiver<Bytes>;
 
@@ -146,12 +153,17 @@ impl Link {
         true
     }
 
+    /// All that the link is worth beside another of its pair.
+    pub(super) fn worth(&self) -> UnderlayKind {
+        self.underlay.towards(self.connection.remote_address())
+    }
+
     /// The address of the other end.
     pub(super) fn address(&self) -> Address {
         let socket = canonical(self.connection.remote_address());
         match self.underlay {
             UnderlayKind::Udp => Address::Udp(socket),
-            UnderlayKind::Tailnet => Address::Tailnet(socket),
+            UnderlayKind::Tailnet | UnderlayKind::TailnetEmbedded => Address::Tailnet(socket),
             // It has none: what QUIC sees there is made up.
             UnderlayKind::Relay => Address::Unknown("relayed".to_owned()),
         }
@@ -165,7 +177,7 @@ impl Link {
         LinkInfo {
             peer: self.peer,
             address: self.address(),
-            underlay: self.underlay,
+            underlay: self.worth(),
             rtt_us: u64::try_from(self.connection.rtt().as_micros()).unwrap_or(u64::MAX),
             dialled: self.dialled,
             relays: Vec::new(),

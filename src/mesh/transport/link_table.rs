@@ -137,10 +137,10 @@ impl LinkTable {
                 let by_lower = dialled == (self.shared.me < peer);
                 Standing { by_lower, nonce, kind }
             };
-            let is_better = present.moved || new.underlay < present.underlay;
+            let is_better = present.moved || new.worth() < present.worth();
             let dead = new.moved && !(is_better && present.since.elapsed() < MOVED_AGAIN);
-            let newcomer = standing(new.dialled, new.nonce, new.underlay);
-            if !dead && !newcomer.replaces(standing(present.dialled, present.nonce, present.underlay)) {
+            let newcomer = standing(new.dialled, new.nonce, new.worth());
+            if !dead && !newcomer.replaces(standing(present.dialled, present.nonce, present.worth())) {
                 return Err(Code::Duplicate);
             }
             if present.nonce == new.nonce {

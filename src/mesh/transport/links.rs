@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::address::Address;
 use super::blob::{BlobReaders, FetchError};
 use super::dial::LOOKUPS_AT_ONCE;
+use super::embedded_door::EmbeddedDoor;
 use super::event::LinkEvent;
 use super::greetings::Greetings;
 use super::join_messages::{JoinConversation, JoinDialError, JoinRequest};
@@ -36,7 +37,7 @@ use super::underlays::Underlays;
 use super::{accept, blob, join, relay};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::{DeviceKey, KnownVerifier};
-use crate::mesh::tailnet::Tailnet;
+use crate::mesh::tailnet::{Mode, Tailnet};
 use crate::tasks::TaskGroup;
 
 /// Time that a clean stop waits for queued frames to arrive, and then for the peers to know.
@@ -146,10 +147,16 @@ impl Links {
         let shared = Arc::new(LinksState {
             me: key.peer_id(),
             nonce: random(),
-            underlays: Underlays { udp: Arc::new(udp), relay: Arc::new(relayed), tailnet: TailnetDoor::default() },
+            underlays: Underlays {
+                udp: Arc::new(udp),
+                relay: Arc::new(relayed),
+                tailnet: TailnetDoor::default(),
+                embedded: EmbeddedDoor::default(),
+            },
             relay: RelayState::new(mux, routes),
             transport: quic::transport(quic::End::Dialled),
             relayed_transport: quic::relayed_transport(quic::End::Dialled),
+            slow_transport: quic::slow_transport(quic::End::Dialled),
             lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
             credentials,
             verifier: KnownVerifier::default(),
@@ -168,6 +175,7 @@ impl Links {
             drain: Drain::default(),
             retry: Notify::new(),
             live: LiveLinks::default(),
+            tailnet_mode: OnceLock::new(),
         });
         for underlay in shared.underlays.all() {
             tasks.spawn(accept::run(shared.clone(), underlay.clone()));
@@ -243,7 +251,7 @@ impl Links {
 
     /// Connects to the first of these addresses that answers, learns whose key that is, and goes again.
     pub async fn identify(&self, addresses: &[Address]) -> Result<PeerId, JoinDialError> {
-        join::identify(&self.shared, addresses).await
+        join::identify(&self.shared, addresses).await.map(|(peer, _)| peer)
     }
 
     /// State of all links, by peer id.
@@ -259,10 +267,17 @@ impl Links {
         infos
     }
 
-    /// The tailnet of this machine.
+    /// The tailnet as this device uses it.
     #[must_use]
     pub fn tailnet(&self) -> Tailnet {
-        self.shared.underlays.tailnet.seen()
+        let Underlays { tailnet, embedded, .. } = &self.shared.underlays;
+        let mode = self.shared.tailnet_mode.get().copied().unwrap_or_default();
+        Tailnet { mode, condition: tailnet.seen(), embedded: embedded.seen() }
+    }
+
+    /// Says which use of a tailnet the settings ask for. Only the first call counts.
+    pub fn set_tailnet_mode(&self, mode: Mode) {
+        let _ = self.shared.tailnet_mode.set(mode);
     }
 
     /// What this peer relays for others.

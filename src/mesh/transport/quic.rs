@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -38,6 +39,12 @@ const RELAYED_MTU: u16 = 1440;
 /// Round trip that a new connection by a relay begins with: a lost first packet costs 0.3 s, and not one second
 /// (`docs/measurements.md`).
 const RELAYED_RTT: Duration = Duration::from_millis(100);
+/// Packets over a node of a tailnet in this program, in bytes: no larger one is tried.
+const SLOW_MTU: u16 = 1200;
+/// All that is sent there at the beginning, in bytes: four packets, since the ring of the node holds three.
+const SLOW_WINDOW: u64 = 4 * SLOW_MTU as u64;
+/// The largest payload there: the MTU of tailnets, 1280, less the headers of IPv4 and UDP.
+const TAILNET_PAYLOAD: u16 = 1252;
 /// Unread datagrams, in bytes; older ones give way.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 
@@ -99,6 +106,28 @@ pub(super) fn relayed_transport(end: End) -> Arc<TransportConfig> {
     let mut config = settings(end);
     config.initial_rtt(RELAYED_RTT).mtu_discovery_config(Some(discovery));
     Arc::new(config)
+}
+
+/// The same for connections over a node of a tailnet in this program: what is larger than [`SLOW_MTU`] does not fit, and of more than
+/// a few packets at once the node loses most.
+pub(super) fn slow_transport(end: End) -> Arc<TransportConfig> {
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(SLOW_WINDOW);
+    let mut config = settings(end);
+    config
+        .initial_rtt(RELAYED_RTT)
+        .initial_mtu(SLOW_MTU)
+        .min_mtu(SLOW_MTU)
+        .mtu_discovery_config(None)
+        .enable_segmentation_offload(false)
+        .congestion_controller_factory(Arc::new(congestion));
+    Arc::new(config)
+}
+
+/// Tells the other end that packets over a tailnet fit into its MTU alone.
+pub(super) fn fit_into_tailnet(config: &mut EndpointConfig) {
+    // Over 1200 and under 65528, as it must be.
+    let _ = config.max_udp_payload_size(TAILNET_PAYLOAD);
 }
 
 fn settings(end: End) -> TransportConfig {

@@ -28,6 +28,7 @@ use super::underlay::UnderlayKind;
 use super::underlays::Underlays;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::KnownVerifier;
+use crate::mesh::tailnet::Mode;
 use crate::tasks::TaskGroup;
 
 /// See the module.
@@ -41,6 +42,8 @@ pub(super) struct LinksState {
     pub(super) transport: Arc<quinn::TransportConfig>,
     /// The same by a relay.
     pub(super) relayed_transport: Arc<quinn::TransportConfig>,
+    /// The same to or from a node of a tailnet that lives in a program.
+    pub(super) slow_transport: Arc<quinn::TransportConfig>,
     pub(super) relay: RelayState,
     /// Places for lookups of hosts.
     pub(super) lookups: Arc<Semaphore>,
@@ -67,6 +70,8 @@ pub(super) struct LinksState {
     /// Wakes the link table: dial everyone who is not linked.
     pub(super) retry: Notify,
     pub(super) live: LiveLinks,
+    /// Use of a tailnet that the settings ask for.
+    pub(super) tailnet_mode: OnceLock<Mode>,
 }
 
 impl LinksState {
@@ -142,7 +147,7 @@ impl LiveLinks {
         self.lock().get(&peer).map_or(Linked::No, |link| match link.underlay {
             UnderlayKind::Udp => Linked::Directly,
             UnderlayKind::Relay => Linked::ByRelay,
-            UnderlayKind::Tailnet => Linked::ByTailnet,
+            UnderlayKind::Tailnet | UnderlayKind::TailnetEmbedded => Linked::ByTailnet,
         })
     }
 

@@ -45,6 +45,14 @@ impl Limits {
         members_at_once: Share { per_address: 8, per_prefix: 16, all: 16 },
         strangers: Share { per_address: 4, per_prefix: 16, all: 16 },
     };
+    /// The budget of the underlay over a node in this program: each packet costs it a waking, and its ring holds three.
+    pub(super) const EMBEDDED: Self = Self {
+        handshakes_per_s: Share { per_address: 5, per_prefix: 10, all: 10 },
+        handshakes_at_once: Share { per_address: 4, per_prefix: 8, all: 8 },
+        members_per_s: Share { per_address: 10, per_prefix: 10, all: 10 },
+        members_at_once: Share { per_address: 4, per_prefix: 8, all: 8 },
+        strangers: Share { per_address: 4, per_prefix: 8, all: 8 },
+    };
     /// The budget of the relay underlay: each relay of each peer has an address there, and all of one relay have a prefix.
     /// Only members come by it, to whom a relay has opened a way; strangers have no place. A gateway with fifteen members
     /// that one relay carries takes all of their handshakes at once.

@@ -21,7 +21,7 @@ use super::links::Links;
 use super::quic::{self, Code};
 use super::shared::{LinksState, ToTable};
 use super::underlay::{Underlay, UnderlayKind};
-use super::{accept, join};
+use super::{accept, embedded, join};
 use crate::mesh::clock;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::tailnet::local_api::ApiError;
@@ -54,8 +54,6 @@ const ASK_AGAIN: [Duration; 5] = [
 pub struct TailnetConfig {
     /// The tailscaled of this machine.
     pub api: LocalApi,
-    /// People count on it: where it does not work, that is trouble.
-    pub wanted: bool,
     /// The device key.
     pub key: DeviceKey,
     /// Owner of the task; it ends with the links.
@@ -67,9 +65,9 @@ pub struct TailnetConfig {
 /// # Errors
 /// The device key does not do.
 pub fn start(config: TailnetConfig, links: &Links, events: mpsc::Sender<LanEvent>) -> Result<(), super::LinksError> {
-    let TailnetConfig { api, wanted, key, tasks } = config;
+    let TailnetConfig { api, key, tasks } = config;
     let shared = links.shared.clone();
-    shared.underlays.tailnet.begin(api.clone(), wanted);
+    shared.underlays.tailnet.begin(api.clone());
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(shared.credentials.server()?));
     // Who is at an address was asked once: nobody moves to another on an open connection.
     server.transport_config(quic::transport(quic::End::Accepted)).migration(false);
@@ -242,17 +240,18 @@ impl Keeper {
         due.truncate(ASKED_AT_ONCE);
         let shared = &self.shared;
         let answers = join_all(due.into_iter().map(|(times, node, ip)| async move {
-            let address = Address::Tailnet((ip, TAILNET_PORT).into());
-            let peer = timeout(ANSWER_MAX, join::identify(shared, std::slice::from_ref(&address))).await;
-            (times, node, address, peer.ok().and_then(Result::ok))
+            let addresses = embedded::sockets(ip).map(Address::Tailnet);
+            let found = timeout(ANSWER_MAX, join::identify(shared, &addresses)).await;
+            (times, node, found.ok().and_then(Result::ok))
         }))
         .await;
-        for (times, node, address, peer) in answers {
+        for (times, node, found) in answers {
+            let peer = found.as_ref().map(|(peer, _)| *peer);
             let pause = ASK_AGAIN.get(times).or(ASK_AGAIN.last()).copied().unwrap_or(LOOK_EVERY);
             let asked = Asked { times: times + 1, next: Instant::now() + pause, peer };
             self.nodes.insert(node.stable_id.clone(), asked);
             // Who is linked needs no other address.
-            if let Some(peer) = peer.filter(|peer| !self.shared.live.contains(*peer)) {
+            if let Some((peer, address)) = found.filter(|(peer, _)| !self.shared.live.contains(*peer)) {
                 let name = NodeId::slug(&node.name).to_string();
                 let _ = self.events.send(LanEvent::Discovered { peer, name, addresses: vec![address] }).await;
             }

@@ -1,35 +1,34 @@
 //! The tailnet underlay, which comes and goes, and what is known of the tailnet of this machine.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::watch;
 
 use super::address::canonical;
 use super::underlay::Underlay;
 use crate::mesh::clock;
-use crate::mesh::tailnet::{Condition, Identity, LocalApi, Tailnet};
+use crate::mesh::tailnet::{Condition, Identity, LocalApi};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct TailnetDoor {
     now: Mutex<Now>,
+    condition: watch::Sender<Condition>,
     /// Set when the tailnet is used at all.
     api: OnceLock<LocalApi>,
-    wanted: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Now {
     open: Option<Arc<Underlay>>,
-    condition: Condition,
     /// The last address that was refused.
     refused: Option<IpAddr>,
 }
 
 impl TailnetDoor {
     /// Uses the tailnet of this tailscaled from now on. Only the first call counts.
-    pub(super) fn begin(&self, api: LocalApi, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Relaxed);
+    pub(super) fn begin(&self, api: LocalApi) {
         let _ = self.api.set(api);
     }
 
@@ -38,17 +37,23 @@ impl TailnetDoor {
         self.lock().open.clone()
     }
 
-    /// The tailnet of this machine.
-    pub(super) fn seen(&self) -> Tailnet {
-        Tailnet { condition: self.lock().condition.clone(), wanted: self.wanted.load(Ordering::Relaxed) }
+    /// The state of the tailnet.
+    pub(super) fn seen(&self) -> Condition {
+        self.condition.borrow().clone()
+    }
+
+    /// Follows the state of the tailnet.
+    pub(super) fn follow(&self) -> watch::Receiver<Condition> {
+        self.condition.subscribe()
     }
 
     /// Notes the state of the tailnet. Returns true if it is news.
     pub(super) fn note(&self, condition: Condition) -> bool {
-        let mut now = self.lock();
-        let is_news = now.condition != condition;
-        now.condition = condition;
-        is_news
+        self.condition.send_if_modified(|now| {
+            let is_news = *now != condition;
+            *now = condition;
+            is_news
+        })
     }
 
     /// Takes another underlay, or none, in place of the one there was.

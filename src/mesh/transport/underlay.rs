@@ -1,5 +1,5 @@
 //! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
-//! of strangers. Direct UDP and relays are always there, the tailnet while this machine is on one. What another
+//! of strangers. Direct UDP and relays are always there, the tailnet while this machine, or a node in this program, is on one. What another
 //! takes is listed in `ARCHITECTURE.md`, *Another underlay*.
 
 use std::collections::BTreeSet;
@@ -17,10 +17,13 @@ use tokio::time::{Instant, sleep};
 use super::address::{Address, canonical};
 use super::interfaces::{Interface, Interfaces};
 use super::mux::Mux;
+use super::packet_socket::PacketSocket;
 use super::quic;
 use super::relay_socket::Routes;
 use super::relay_state::RelayConfig;
 use super::strangers::{Limits, Strangers};
+use crate::mesh::tailnet::EMBEDDED_PORT;
+use crate::mesh::tailnet::embedded::Packets;
 
 /// Interval at which own addresses are read where the system does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -28,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// The kind of an underlay; of two links of one pair, the one of the greater kind stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnderlayKind {
+    /// Over a tailnet, by a node that lives in the program of one of the two: slow.
+    TailnetEmbedded,
     /// By a third peer.
     Relay,
     /// Over the tailnet that both machines are on.
@@ -42,7 +47,21 @@ impl UnderlayKind {
     pub const fn via(self) -> Via {
         match self {
             Self::Relay => Via::Relayed,
-            Self::Tailnet | Self::Udp => Via::Direct,
+            Self::TailnetEmbedded | Self::Tailnet | Self::Udp => Via::Direct,
+        }
+    }
+
+    /// True for those over a tailnet, where it is known which node is at an address.
+    pub(super) const fn is_tailnet(self) -> bool {
+        matches!(self, Self::Tailnet | Self::TailnetEmbedded)
+    }
+
+    /// Kind of a connection to there over an underlay of this kind, as both ends see it: where one end of two on a tailnet has its
+    /// node in its program, its port says so.
+    pub(super) fn towards(self, socket: SocketAddr) -> Self {
+        match self {
+            Self::Tailnet if socket.port() == EMBEDDED_PORT => Self::TailnetEmbedded,
+            Self::TailnetEmbedded | Self::Relay | Self::Tailnet | Self::Udp => self,
         }
     }
 }
@@ -66,6 +85,14 @@ pub(super) struct OwnAddresses {
     pub(super) local: BTreeSet<IpAddr>,
     /// The interfaces that they are of.
     pub(super) interfaces: Interfaces,
+}
+
+impl OwnAddresses {
+    /// Those of an underlay over a tailnet.
+    pub(super) fn on_tailnet(at: SocketAddr) -> Self {
+        let announced = vec![Address::Tailnet(at)];
+        Self { announced, local: [at.ip()].into(), interfaces: Interfaces::default() }
+    }
 }
 
 impl Underlay {
@@ -107,14 +134,24 @@ impl Underlay {
     ) -> io::Result<Self> {
         let socket = quic::bind_to_interface(at, interface.map(|interface| interface.name.as_str()))?;
         let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))?;
-        let addresses = OwnAddresses {
-            announced: vec![Address::Tailnet(at)],
-            local: [at.ip()].into(),
-            interfaces: Interfaces::default(),
-        };
-        let (_, own) = watch::channel(addresses);
+        let (_, own) = watch::channel(OwnAddresses::on_tailnet(at));
         let strangers = Strangers::new(Limits::TAILNET, Instant::now());
         Ok(Self { kind: UnderlayKind::Tailnet, endpoint, own, strangers })
+    }
+
+    /// Opens the underlay over a node of a tailnet in this program. With the second value its addresses are changed.
+    pub(super) fn embedded(
+        at: SocketAddr,
+        packets: Packets,
+        endpoint: quinn::EndpointConfig,
+        server: quinn::ServerConfig,
+    ) -> io::Result<(Self, watch::Sender<OwnAddresses>)> {
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let socket = PacketSocket::new(at, packets);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint, Some(server), socket, runtime)?;
+        let (own_tx, own) = watch::channel(OwnAddresses::on_tailnet(at));
+        let strangers = Strangers::new(Limits::EMBEDDED, Instant::now());
+        Ok((Self { kind: UnderlayKind::TailnetEmbedded, endpoint, own, strangers }, own_tx))
     }
 
     /// The port of the endpoint; 0 when the socket is gone.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::address::Address;
+use super::embedded_door::EmbeddedDoor;
 use super::tailnet_door::TailnetDoor;
 use super::underlay::{Underlay, UnderlayKind};
 use crate::mesh::tailnet::answers::is_tailnet;
@@ -13,12 +14,14 @@ pub(super) struct Underlays {
     pub(super) udp: Arc<Underlay>,
     pub(super) relay: Arc<Underlay>,
     pub(super) tailnet: TailnetDoor,
+    pub(super) embedded: EmbeddedDoor,
 }
 
 impl Underlays {
     /// Those that are open.
     pub(super) fn all(&self) -> Vec<Arc<Underlay>> {
-        [self.udp.clone(), self.relay.clone()].into_iter().chain(self.tailnet.open()).collect()
+        let always = [self.udp.clone(), self.relay.clone()];
+        always.into_iter().chain(self.tailnet.open()).chain(self.embedded.open()).collect()
     }
 
     /// The underlay of this kind, if it is open.
@@ -27,7 +30,14 @@ impl Underlays {
             UnderlayKind::Udp => Some(self.udp.clone()),
             UnderlayKind::Relay => Some(self.relay.clone()),
             UnderlayKind::Tailnet => self.tailnet.open(),
+            UnderlayKind::TailnetEmbedded => self.embedded.open(),
         }
+    }
+
+    /// The kind by which addresses on a tailnet are dialled, if there is one.
+    pub(super) fn on_tailnet(&self) -> Option<UnderlayKind> {
+        let kinds = [UnderlayKind::Tailnet, UnderlayKind::TailnetEmbedded];
+        kinds.into_iter().find(|kind| self.get(*kind).is_some())
     }
 
     /// Addresses at which others may reach us, over whatever underlay.

@@ -1920,6 +1920,8 @@ export interface components {
             mcp: boolean;
             /** @description Models run on this device. */
             models: boolean;
+            /** @description It can be a node of a tailnet itself. */
+            tailnet: boolean;
             /** @description The web page. */
             ui: boolean;
         };
@@ -3696,6 +3698,7 @@ export interface components {
             revoked: boolean;
             /** @description Start of the agent. */
             started_at: string;
+            tailnet?: components["schemas"]["TailnetUse"] | null;
             /** @description Version of the program. */
             version: string;
             /** @description Findings that need attention, each with the next step. */
@@ -3755,6 +3758,21 @@ export interface components {
             name: string;
             /** @description Its tags. */
             tags: string[];
+        };
+        /**
+         * @description Node by which a device is on its tailnet.
+         * @enum {string}
+         */
+        TailnetBy: "host" | "embedded";
+        /** @description Use of a tailnet. */
+        TailnetUse: {
+            /** @description Address of this device there. */
+            address?: string | null;
+            by?: components["schemas"]["TailnetBy"] | null;
+            /** @description URL at which a person has to log in the node in this program. For whoever looks after the mesh. */
+            login_url?: string | null;
+            /** @description All of it in words. */
+            told: string;
         };
         /** @description The text to take. */
         TakeText: {

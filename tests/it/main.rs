@@ -60,4 +60,6 @@ mod tailnet;
 mod tool_exec;
 mod whom_we_join;
 #[cfg(feature = "fault-points")]
+mod words;
+#[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -76,6 +76,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(memory::correct))
         .routes(routes!(memory::stats))
         .routes(routes!(embedding::embedding))
+        .routes(routes!(embedding::writing))
         .routes(routes!(vacuum::vacuum))
         .routes(routes!(memory::summaries))
         .routes(routes!(memory::facts))

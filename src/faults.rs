@@ -22,6 +22,10 @@ pub enum Point {
     MemoryCompacted,
     /// Vectors are durable, and not searched yet.
     MemoryEmbedded,
+    /// It is noted that a model is asked about a summary, and it is not asked yet.
+    MemoryTold,
+    /// A model's words are durable.
+    MemoryWritten,
     /// Messages are forgotten, and whoever asked has not been told.
     MemoryForgotten,
 }
@@ -52,6 +56,8 @@ pub fn pass(point: Point) -> Option<Action> {
         Point::MemoryDrafted => "memory_drafted",
         Point::MemoryCompacted => "memory_compacted",
         Point::MemoryEmbedded => "memory_embedded",
+        Point::MemoryTold => "memory_told",
+        Point::MemoryWritten => "memory_written",
         Point::MemoryForgotten => "memory_forgotten",
     };
     if name != here || PASSED.swap(true, Ordering::SeqCst) {

@@ -183,6 +183,36 @@ pub fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.blocks_available().saturating_mul(unit), stat.blocks().saturating_mul(unit)))
 }
 
+/// True if this machine has nothing better to do than work that can wait and takes so much memory: its load is below 0.7 of
+/// its cores, twice the memory is free, and no battery that is not half full is being used. What cannot be read does not count.
+#[must_use]
+pub fn is_at_leisure(memory_bytes: u64) -> bool {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let supplies = std::fs::read_dir("/sys/class/power_supply").into_iter().flatten().flatten();
+    let drains = supplies.map(|supply| supply.path()).any(|supply| {
+        let of = |name: &str| std::fs::read_to_string(supply.join(name)).unwrap_or_default();
+        // `scope` "Device" is the battery of a mouse or a headset.
+        of("status").trim() == "Discharging"
+            && of("scope").trim() != "Device"
+            && of("capacity").trim().parse().is_ok_and(|percent: u8| percent < 50)
+    });
+    let is_busy = read("/proc/loadavg").is_some_and(|text| load_of(&text).is_some_and(|load| load >= 0.7 * cores));
+    let free = read("/proc/meminfo").and_then(|text| available_of(&text));
+    !drains && !is_busy && free.is_none_or(|free| free >= memory_bytes.saturating_mul(2))
+}
+
+/// Load of the last minute.
+fn load_of(loadavg: &str) -> Option<f64> {
+    loadavg.split_whitespace().next()?.parse().ok()
+}
+
+/// Bytes that are free, or soon would be.
+fn available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
+}
+
 /// This platform's name in the contract: "linux", "darwin", …
 #[must_use]
 pub fn name() -> &'static str {
@@ -201,6 +231,15 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn leisure_is_read_from_what_the_kernel_says() {
+        assert_eq!(load_of("1.25 0.8 0.7 1/300 4711\n"), Some(1.25));
+        assert_eq!(load_of(""), None);
+        assert_eq!(available_of("MemTotal: 8 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+        assert_eq!(available_of("MemAvailable: x kB"), None);
+        assert!(!is_at_leisure(u64::MAX));
+    }
 
     #[test]
     fn s18_a_private_directory_in_a_public_place_is_ours_alone() {

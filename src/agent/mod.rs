@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::Source;
 use crate::config::{LogFormat, Overrides};
 use crate::doors::Settings;
-use crate::memory::{self, Embedder, MemoryHandle, ModelFiles};
+use crate::memory::{self, Embedder, MemoryHandle, ModelFiles, Writer};
 use crate::mesh::disk_room::DiskRoom;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::store::Store;
@@ -190,6 +190,9 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     if memory_models::CAN_RUN {
         let embedder = Embedder::start(ModelFiles::new(memory::models_of(home.path())), &tasks);
         memory::start_embedding(&memory, embedder, booted.handle.watch_view(), &tasks);
+        let writer = Writer::start(ModelFiles::new(memory::models_of(home.path())), &tasks);
+        let when = config.memory.summarizer;
+        memory::start_writing(&memory, writer, when, booted.handle.watch_view(), &tasks);
     }
     let memory_streams = memory::start_sync(&memory, &links, booted.handle.watch_view(), &tasks);
     let (reload_tx, mut reloads) = mpsc::channel(RELOADS);

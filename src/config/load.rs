@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use memory_core::writing::When;
 use mesh_core::config::Class;
 use mesh_core::ids::NodeId;
 use mesh_core::limits;
@@ -64,13 +65,13 @@ const KEYS: [(&str, &[&str]); 13] = [
     ),
     ("mcp_servers.*", SERVER_KEYS),
     ("calls", &["ttl", "running", "rate"]),
-    ("memory", &["batch", "window", "facts"]),
+    ("memory", &["batch", "window", "facts", "summarizer"]),
     ("storage", &["free_min"]),
     ("log", &["level", "format", "max_size"]),
 ];
 
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 27] = [
+const SCALARS: [&str; 28] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -94,6 +95,7 @@ const SCALARS: [&str; 27] = [
     "memory.batch",
     "memory.window",
     "memory.facts",
+    "memory.summarizer",
     "storage.free_min",
     "log.level",
     "log.format",
@@ -175,6 +177,7 @@ struct RawMemory {
     batch: Option<String>,
     window: Option<String>,
     facts: Option<String>,
+    summarizer: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -362,6 +365,12 @@ impl Checker<'_> {
                 batch: self.count("memory.batch", memory.batch, MEMORY_BATCH_DEFAULT, 1..=MEMORY_BATCH_MAX)?,
                 window: self.count("memory.window", memory.window, MEMORY_WINDOW_DEFAULT, 0..=MEMORY_WINDOW_MAX)?,
                 facts: self.one_of("memory.facts", memory.facts, true, &[("true", true), ("false", false)])?,
+                summarizer: self.one_of(
+                    "memory.summarizer",
+                    memory.summarizer,
+                    When::Idle,
+                    &[("auto", When::Idle), ("rules", When::Never), ("model", When::AtOnce)],
+                )?,
             },
             storage: Storage { free_min: self.size("storage.free_min", storage.free_min)? },
             log: self.log(log)?,

@@ -232,13 +232,15 @@ pub struct Memory {
     pub window: u16,
     /// True if facts are extracted.
     pub facts: bool,
+    /// When a model writes heads of summaries and proposes facts, where there is one.
+    pub summarizer: memory_core::writing::When,
 }
 
 impl Memory {
     /// The same for the core of memory.
     #[must_use]
     pub fn compaction(&self) -> memory_core::compaction::Settings {
-        let Self { batch, window, facts } = *self;
+        let Self { batch, window, facts, .. } = *self;
         memory_core::compaction::Settings { batch: batch.into(), window: window.into(), facts }
     }
 }

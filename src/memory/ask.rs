@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use memory_core::facts::{Predicate, subject_text};
 use memory_core::ids::{BatchId, MessageKey, ModelId};
 use memory_core::index::columns::Source;
-use memory_core::item::Message;
+use memory_core::item::{Extractor, Message};
 use memory_core::limits::{STANDING_MAX, STANDING_TOKENS_MAX};
 use memory_core::rank::{self, Parts, Query, pack};
 use memory_core::text::tokens;
@@ -91,6 +91,8 @@ pub struct Fact {
     pub time_ms: i64,
     /// A newer fact of the list has replaced it.
     pub superseded: bool,
+    /// A model found it: its words are the message's, what it makes of them may be wrong.
+    pub by_model: bool,
 }
 
 /// Something that was found.
@@ -168,25 +170,24 @@ impl Reader<'_> {
         // Below zero there is less reason for it than for the average message.
         found.hits.retain(|hit| hit.score > 0);
         let mut texts: BTreeMap<MessageKey, Message> = BTreeMap::new();
-        for key in found.hits.iter().filter_map(|hit| hit.source.message()).collect::<BTreeSet<_>>() {
+        for key in found.hits.iter().map(|hit| hit.source.message()).collect::<BTreeSet<_>>() {
             for key in self.around(key) {
                 if let Some(message) = self.held.message(&key, self.store)? {
                     texts.insert(key, message);
                 }
             }
         }
-        let text_of =
-            |source: &Source| source.message().and_then(|key| texts.get(&key)).map(|message| message.text.clone());
+        let text_of = |source: &Source| texts.get(&source.message()).map(|message| message.text.clone());
         let passages = pack::pack(&self.held.index, &found.hits, question.tokens_max, text_of);
         let mut hits = Vec::new();
         for passage in passages {
-            let Some((key, message)) = passage.hit.source.message().and_then(|key| texts.get_key_value(&key)) else {
+            let Some((key, message)) = texts.get_key_value(&passage.hit.source.message()) else {
                 continue;
             };
             let said = Said::of(*key, message, passage.hit.span.of(&message.text).unwrap_or_default());
             let around = passage.pieces.iter().filter(|(source, _)| *source != passage.hit.source);
             let context = around.filter_map(|(source, span)| {
-                let (key, message) = texts.get_key_value(&source.message()?)?;
+                let (key, message) = texts.get_key_value(&source.message())?;
                 Some(Said::of(*key, message, span.of(&message.text)?))
             });
             let hit = Hit {
@@ -217,7 +218,7 @@ impl Reader<'_> {
         let mut keys = vec![key];
         for ordinal in index.ordinals(&source) {
             for near in [index.previous(*ordinal), index.next(*ordinal)].into_iter().flatten() {
-                keys.extend(index.column(near).and_then(|column| column.source.message()));
+                keys.extend(index.column(near).map(|column| column.source.message()));
             }
         }
         keys
@@ -236,6 +237,7 @@ impl Reader<'_> {
                 object: fact.object.of(&message.text)?.to_owned(),
                 time_ms: message.time_ms,
                 superseded: false,
+                by_model: matches!(fact.extractor, Extractor::Model(_)),
             })
         });
         shown.collect()

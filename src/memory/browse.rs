@@ -5,8 +5,10 @@ use std::ops::Bound;
 
 use memory_core::facts::{Found, Predicate, subject_text};
 use memory_core::ids::{BatchId, MessageKey};
-use memory_core::item::Message;
+use memory_core::item::{Extractor, Head, Message};
 use memory_core::relation::{Shown, current};
+use memory_core::resolve::BatchRow;
+use memory_core::verify::head_stands;
 
 use super::ask::{Fact, Said};
 use super::error::MemoryError;
@@ -57,6 +59,8 @@ pub struct SummaryShown {
     pub to_ms: i64,
     /// Messages that it covers.
     pub messages: usize,
+    /// A model's words in front of it, which have passed the check.
+    pub head: Option<Head>,
     /// Its lines, each a part of a message.
     pub lines: Vec<Said>,
 }
@@ -148,9 +152,27 @@ impl Reader<'_> {
                 let Some(message) = held.message(&line.key, self.store)? else { continue };
                 lines.extend(line.span.of(&message.text).map(|text| Said::of(line.key, &message, text)));
             }
-            shown.push(SummaryShown { batch, from_ms, to_ms, messages, lines });
+            shown.push(SummaryShown { batch, from_ms, to_ms, messages, head: self.head(row)?, lines });
         }
         Ok(shown)
+    }
+
+    /// A model's words in front of a summary: the first that rest on what counts and stand their check here.
+    pub(super) fn head(&self, row: &BatchRow) -> Result<Option<Head>, MemoryError> {
+        for head in self.held.view.heads(row) {
+            let sources = self.texts(head)?;
+            let said: Vec<(&str, &str)> = sources.iter().map(|it| (it.speaker.as_str(), it.text.as_str())).collect();
+            if sources.len() == head.sources.len() && head_stands(&head.text, &said) {
+                return Ok(Some(head.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The messages that a head rests on, in its order, as far as they are here.
+    pub(super) fn texts(&self, head: &Head) -> Result<Vec<Message>, MemoryError> {
+        let read = |(key, _): &(MessageKey, _)| self.held.message(key, self.store).transpose();
+        head.sources.iter().filter_map(read).collect()
     }
 
     /// Facts that have all words of a topic, and those that replaced them, the newest first, at most so many. A value that a
@@ -164,6 +186,7 @@ impl Reader<'_> {
         let mut messages: Vec<(MessageKey, Message, bool)> = Vec::new();
         // All facts decide which of them count; those about the topic are shown, and what replaced them.
         let mut found: Vec<(usize, Found, bool)> = Vec::new();
+        let mut by_models: Vec<bool> = Vec::new();
         for row in held.view.covered.keys().filter_map(|batch| held.rows.batch(batch)) {
             for fact in held.view.facts(row) {
                 let told = held.time_of(&fact.key).is_some_and(|time| as_of_ms.is_none_or(|as_of| time <= as_of));
@@ -178,8 +201,10 @@ impl Reader<'_> {
                 let subject = subject_text(&fact.subject, message).unwrap_or_default();
                 let all = format!("{subject} {} {object}", predicate.shown()).to_lowercase();
                 let is_about = words.iter().all(|word| all.contains(word));
+                let by_model = matches!(fact.extractor, Extractor::Model(_));
                 let fact = Found { subject: fact.subject, predicate, object: fact.object };
                 found.push((messages.len() - 1, fact, is_about));
+                by_models.push(by_model);
             }
         }
         let shown: Vec<Shown<'_>> = found
@@ -189,7 +214,15 @@ impl Reader<'_> {
                 Some(Shown { fact: *fact, message, corrected: *corrected })
             })
             .collect();
-        let replaced = current(&shown);
+        // What a model made of a message replaces nothing that rules found.
+        let by_rules: Vec<usize> = (0..shown.len()).filter(|place| by_models.get(*place) == Some(&false)).collect();
+        let of_rules: Vec<Shown<'_>> = by_rules.iter().filter_map(|place| shown.get(*place).copied()).collect();
+        let mut replaced = current(&shown);
+        for (place, by) in by_rules.iter().zip(current(&of_rules)) {
+            if let Some(replaced) = replaced.get_mut(*place) {
+                *replaced = by.and_then(|by| by_rules.get(by).copied());
+            }
+        }
         let replacing: BTreeSet<usize> =
             found.iter().zip(&replaced).filter_map(|((_, _, is_about), by)| by.filter(|_| *is_about)).collect();
         let mut facts: Vec<Fact> = found
@@ -197,7 +230,7 @@ impl Reader<'_> {
             .zip(&replaced)
             .enumerate()
             .filter(|(place, ((_, _, is_about), _))| *is_about || replacing.contains(place))
-            .filter_map(|(_, ((at, fact, _), replaced))| {
+            .filter_map(|(place, ((at, fact, _), replaced))| {
                 let (key, message, _) = messages.get(*at)?;
                 Some(Fact {
                     source: *key,
@@ -206,6 +239,7 @@ impl Reader<'_> {
                     object: fact.object.of(&message.text)?.to_owned(),
                     time_ms: message.time_ms,
                     superseded: replaced.is_some(),
+                    by_model: by_models.get(place).copied().unwrap_or_default(),
                 })
             })
             .collect();

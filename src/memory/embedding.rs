@@ -13,11 +13,12 @@ use mesh_core::io::View;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::embedder::{EmbedError, Embedder};
+use super::embedder::Embedder;
 use super::error::MemoryError;
 use super::handle::MemoryHandle;
 use super::home_of;
 use super::meaning::{JobState, Meaning};
+use super::model_process::ModelError;
 use super::vectors::Unembedded;
 use crate::tasks::TaskGroup;
 
@@ -110,7 +111,7 @@ impl Job {
     /// Embeds until nothing lacks a vector.
     async fn all(&mut self, entry: &'static Entry, workspace: WorkspaceId) -> Pause {
         loop {
-            let (model, dimension) = (entry.id(), entry.form.dimension);
+            let (model, dimension) = (entry.id(), entry.dimension());
             let texts = self.memory.run(workspace, move |it| it.vectors().unembedded(model, dimension, AT_ONCE)).await;
             let texts = match texts {
                 Ok(texts) if texts.is_empty() => return Pause::Done,
@@ -127,11 +128,11 @@ impl Job {
                         self.troubles = 0;
                         self.size = TEXTS_MAX;
                     }
-                    Err(Trouble::Memory(MemoryError::Closed) | Trouble::Model(EmbedError::Closed)) => {
+                    Err(Trouble::Memory(MemoryError::Closed) | Trouble::Model(ModelError::Closed)) => {
                         return Pause::Closed;
                     }
                     Err(Trouble::Memory(error)) => return Pause::Trouble(error.to_string()),
-                    Err(Trouble::Model(error @ EmbedError::Failed(_))) => {
+                    Err(Trouble::Model(error @ ModelError::Failed(_))) => {
                         // One of these texts may be what it fails with: it is told apart by halves, and passed over.
                         if let [text] = now {
                             let text = text.clone();
@@ -178,6 +179,6 @@ impl Job {
 }
 
 enum Trouble {
-    Model(EmbedError),
+    Model(ModelError),
     Memory(MemoryError),
 }

@@ -8,6 +8,7 @@ pub use memory_core::forget::Selection;
 use memory_core::group::ChainId;
 use memory_core::holes::{Hole, ItemAt};
 use memory_core::ids::{MessageKey, Rev};
+use memory_core::index::columns::Source;
 use memory_core::item::{Body, Message};
 
 use super::error::MemoryError;
@@ -114,7 +115,16 @@ impl Workspace {
         items.sort_unstable();
         items.dedup();
         self.store.note_forgotten(keys)?;
-        let mut writes = self.store.erasing(&items)?;
+        let mut writes = Vec::new();
+        for (_, stamp, _) in &items {
+            // The vector of a head is with one of its sources, whichever is forgotten.
+            if let Some(Body::Head(head)) = self.store.item(stamp)? {
+                self.held.index.drop_head(&head.batch);
+                let rows = head.sources.iter().map(|(key, _)| keys::vector(&Source::Head(head.batch, *key)));
+                writes.extend(rows.map(|key| (key, None)));
+            }
+        }
+        writes.extend(self.store.erasing(&items)?);
         for (_, stamp, seq) in &items {
             let chain = ChainId { author: stamp.author, incarnation: stamp.incarnation };
             self.holes.set(chain, ItemAt { seq: *seq, index: stamp.index }, Hole::Erased);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::MemoryError;
 use super::meaning::Meaning;
 use super::workspace::Workspace;
+use super::writing::WritingWatch;
 use crate::mesh::identity::DeviceKey;
 use crate::tasks::TaskGroup;
 
@@ -44,6 +45,8 @@ struct Shared {
     written: watch::Sender<u64>,
     /// The model, once there is a way to one.
     meaning: OnceLock<Meaning>,
+    /// The model that writes, alike.
+    writing: OnceLock<WritingWatch>,
     /// Devices of which no more memory is taken here, as the last session that met it saw.
     full: Mutex<BTreeSet<PeerId>>,
     /// Held by the thread that has a database open: the next one waits until it is closed.
@@ -56,8 +59,8 @@ impl MemoryHandle {
     pub fn new(dir: PathBuf, key: DeviceKey, settings: Settings, idle: Duration, tasks: TaskGroup) -> Self {
         let (open, failed, gate) = (Mutex::new(None), Mutex::new(None), Mutex::new(()));
         let full = Mutex::default();
-        let (written, meaning) = (watch::Sender::new(0), OnceLock::new());
-        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, meaning, full, gate }))
+        let (written, meaning, writing) = (watch::Sender::new(0), OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Shared { dir, key, settings, idle, tasks, open, failed, written, meaning, writing, full, gate }))
     }
 
     /// Does `work` on the thread that owns the workspace, which is opened if need be.
@@ -105,6 +108,18 @@ impl MemoryHandle {
     #[must_use]
     pub fn meaning(&self) -> Option<&Meaning> {
         self.0.meaning.get()
+    }
+
+    /// From now on is shown how a model's words are coming along.
+    pub fn use_writing(&self, writing: WritingWatch) {
+        // Set once, when the agent starts.
+        let _ = self.0.writing.set(writing);
+    }
+
+    /// How a model's words are coming along.
+    #[must_use]
+    pub fn writing(&self) -> Option<&WritingWatch> {
+        self.0.writing.get()
     }
 
     /// Shows when something was written that other holders want.

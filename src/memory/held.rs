@@ -72,7 +72,7 @@ impl Held {
             };
             let living: BTreeMap<MessageKey, Text> =
                 texts.into_iter().filter(is_current).map(|text| (text.key, text)).collect();
-            let lives = |column: &Column| column.source.message().is_some_and(|key| living.contains_key(&key));
+            let lives = |column: &Column| living.contains_key(&column.source.message());
             if self.index.load(segment, columns, lives).is_err() {
                 useless.extend(segments::removal(*number));
                 continue;
@@ -192,6 +192,8 @@ impl Held {
             }
             self.view.messages.remove(key);
             if let Some(batch) = old.batch {
+                // The head may rest on it.
+                self.index.drop_head(&batch);
                 let left = self.view.covered.get_mut(&batch);
                 if left.is_some_and(|left| left.remove(key) && left.is_empty()) {
                     self.view.covered.remove(&batch);

@@ -9,10 +9,11 @@
 //! | 12 | chain20 hlc8 index2 → item; absent when erased or missing |
 //! | 21 | number4 → segment of the index, with a sum of its own · 22 number4 → its columns |
 //! | 03 | → [`Searched`] |
-//! | 40 | message16 kind1 number1 → [`VectorRow`]: of the message itself, of a line, of a fact |
+//! | 40 | message16 kind1 number1 → [`VectorRow`]: of the message itself, of a line, of a fact, of a head that leads to it |
 //! | 60 | message16 chain20 hlc8 index2 → seq8: the items with text about a message |
 //! | 61 | message16 → [`TombstoneRow`] |
 //! | 70 | batch16 → capture that is not committed |
+//! | 71 | batch16 → [`Tried`]: which model was asked about it |
 //!
 //! Values are a version byte and CBOR. The key of an item is its stamp, so whatever names a stamp finds the text.
 
@@ -22,6 +23,7 @@ use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, ModelId, Rev,
 use memory_core::index::columns::Source;
 use memory_core::index::vectors::Vec8;
 use memory_core::replica::Sent;
+use memory_core::writing::Tried;
 use mesh_core::ids::Signature;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,7 @@ pub(super) const VECTOR: u8 = 0x40;
 const ABOUT: u8 = 0x60;
 pub(super) const TOMBSTONE: u8 = 0x61;
 pub(super) const CAPTURE: u8 = 0x70;
+pub(super) const TRIED: u8 = 0x71;
 
 /// Bytes of a stamp in a key.
 const STAMP_LEN: usize = 30;
@@ -186,13 +189,14 @@ pub(super) fn segment_number(key: &[u8]) -> Option<u32> {
 
 /// True for a row of a kind that this version writes.
 pub(super) fn is_known(key: &[u8]) -> bool {
-    let kinds = [META, FORGETTING, SEARCHED, GROUP, HEAD, ITEM, SEGMENT, COLUMNS, VECTOR, ABOUT, TOMBSTONE, CAPTURE];
+    let kinds =
+        [META, FORGETTING, SEARCHED, GROUP, HEAD, ITEM, SEGMENT, COLUMNS, VECTOR, ABOUT, TOMBSTONE, CAPTURE, TRIED];
     key.first().is_some_and(|kind| kinds.contains(kind))
 }
 
 /// True for a row that is made anew from others when it is lacking.
 pub(super) fn is_made_anew(key: &[u8]) -> bool {
-    matches!(key.first(), Some(&SEGMENT | &COLUMNS | &SEARCHED | &VECTOR))
+    matches!(key.first(), Some(&SEGMENT | &COLUMNS | &SEARCHED | &VECTOR | &TRIED))
 }
 
 /// Key of the model whose vectors are kept.
@@ -205,15 +209,15 @@ pub(super) fn vector_prefix(message: &MessageKey) -> Vec<u8> {
     [&[VECTOR][..], &message.0].concat()
 }
 
-/// Key of a vector; `None` for what has none.
-pub(super) fn vector(source: &Source) -> Option<Vec<u8>> {
+/// Key of a vector.
+pub(super) fn vector(source: &Source) -> Vec<u8> {
     let (message, tail) = match source {
         Source::Message(key) => (key, [0, 0]),
         Source::Line(_, key) => (key, [1, 0]),
         Source::Fact(_, key, number) => (key, [2, *number]),
-        Source::Head(_) => return None,
+        Source::Head(_, key) => (key, [3, 0]),
     };
-    Some([vector_prefix(message).as_slice(), &tail].concat())
+    [vector_prefix(message).as_slice(), &tail].concat()
 }
 
 /// The source of a key of [`VECTOR`] whose row names this batch.
@@ -224,12 +228,24 @@ pub(super) fn vector_source(key: &[u8], batch: Option<BatchId>) -> Option<Source
         ([0, 0], None) => Some(Source::Message(message)),
         ([1, 0], Some(batch)) => Some(Source::Line(batch, message)),
         ([2, number], Some(batch)) => Some(Source::Fact(batch, message, *number)),
+        ([3, 0], Some(batch)) => Some(Source::Head(batch, message)),
         _ => None,
     }
 }
 
 pub(super) fn capture(batch: &BatchId) -> Vec<u8> {
     [&[CAPTURE][..], &batch.0].concat()
+}
+
+/// Key of what was tried of a batch.
+pub(super) fn tried(batch: &BatchId) -> Vec<u8> {
+    [&[TRIED][..], &batch.0].concat()
+}
+
+/// A row of [`TRIED`].
+pub(super) fn tried_row(key: &[u8], value: &[u8]) -> Result<(BatchId, Tried), MemoryError> {
+    let batch = key.get(1..).and_then(|batch| batch.try_into().ok()).map(BatchId);
+    Ok((batch.ok_or(MemoryError::Damaged("the key of what was tried"))?, decode(value)?))
 }
 
 pub(super) fn tombstone(message: &MessageKey) -> Vec<u8> {
@@ -313,13 +329,15 @@ mod tests {
             (Source::Message(key), None),
             (Source::Line(batch, key), Some(batch)),
             (Source::Fact(batch, key, 7), Some(batch)),
+            (Source::Head(batch, key), Some(batch)),
         ] {
-            let written = vector(&source).unwrap();
+            let written = vector(&source);
             assert!(written.starts_with(&vector_prefix(&key)) && is_known(&written) && is_made_anew(&written));
             assert_eq!(vector_source(&written, of), Some(source));
             assert_eq!(vector_source(&written, of.is_none().then_some(batch)), None);
         }
-        assert_eq!(vector(&Source::Head(batch)), None);
+        let tried = Tried { model: ModelId([1; 16]), lines: Rev([2; 8]), attempts: 3, over: true };
+        assert_eq!(tried_row(&super::tried(&batch), &encode(&tried)).unwrap(), (batch, tried));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use memory_models::catalogue::Entry;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::embedder::{Embedder, ModelState};
+use super::embedder::Embedder;
+use super::model_process::ModelState;
 use super::vectors::Progress;
 
 /// Longest wait of a question for its vector; then the words count.
@@ -76,7 +77,7 @@ impl Meaning {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         match self.embedder.state() {
-            ModelState::Resting { why } => Some(why),
+            ModelState::Resting { why, .. } => Some(why),
             ModelState::Asleep | ModelState::Loading | ModelState::Ready => None,
         }
     }

@@ -4,7 +4,7 @@
 //! owns it ([`MemoryHandle`]). A workspace is a set of items in signed groups, and what counts of them, which is in memory
 //! while it is open. Nothing here knows HTTP, or who asks.
 //!
-//! The seam for models is `memory_core::compaction::Draft`, which takes a model's words after its own check, and
+//! The seam for models is `memory_core::writing`, which takes of a model's words what passes its check, and
 //! `memory_core::rank::Query`, which takes a vector: without a model both stay empty, and answers say so.
 
 mod ask;
@@ -16,7 +16,6 @@ mod correct;
 #[cfg(test)]
 mod disk_tests;
 mod embedder;
-mod embedder_process;
 mod embedding;
 mod error;
 mod exchange;
@@ -28,7 +27,9 @@ mod holes_tests;
 mod keys;
 mod last_words;
 mod meaning;
+mod model_child;
 mod model_files;
+mod model_process;
 mod reader;
 mod segments;
 mod store;
@@ -38,7 +39,10 @@ mod tests;
 #[cfg(test)]
 mod vector_tests;
 mod vectors;
+mod words;
 mod workspace;
+mod writer;
+mod writing;
 
 use memory_core::ids::WorkspaceId;
 use mesh_core::ids::{Hash, MeshId};
@@ -46,17 +50,21 @@ use mesh_core::ids::{Hash, MeshId};
 pub use ask::{Answer, Fact, Hit, Mode, Question, Said, Standing};
 pub use browse::{Item, ItemState, Place, Stats, SummaryShown, Wanted};
 pub use copies::{Returning, Rows, kept_in, rows_of_stopped};
-pub use embedder::{EmbedError, Embedded, Embedder, ModelState};
-pub use embedder_process::entry as model_entry;
+pub use embedder::{Embedded, Embedder};
 pub use embedding::start as start_embedding;
 pub use error::MemoryError;
 pub use forget::{Forgotten, Selection};
 pub use handle::{IDLE, MemoryHandle};
 pub use meaning::{Embedding, JobState, Meaning};
+pub use model_child::entry as model_entry;
 pub use model_files::{ModelFiles, Presence, dir_of as models_of};
+pub use model_process::{ModelError, ModelState};
 pub use sync::start as start_sync;
 pub use vectors::{Progress, Unembedded, Vectors};
+pub use words::Kept;
 pub use workspace::{Appended, NewMessage, Outcome, Workspace};
+pub use writer::Writer;
+pub use writing::{Writing, WritingWatch, start as start_writing};
 
 /// The id of `home` in a mesh: the same at every device of it, and of no other mesh.
 #[must_use]

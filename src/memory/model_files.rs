@@ -77,10 +77,16 @@ impl ModelFiles {
         }
     }
 
-    /// The model that memory uses: the first of the catalogue that is whole.
+    /// The model by which memory is searched: the first of the catalogue that gives vectors and is whole.
     #[must_use]
     pub fn in_use(&self) -> Option<&'static Entry> {
-        MODELS.iter().find(|entry| self.presence(entry) == Presence::Whole)
+        MODELS.iter().find(|entry| !entry.writes() && self.presence(entry) == Presence::Whole)
+    }
+
+    /// The model that writes for memory: the first of the catalogue that does and is whole.
+    #[must_use]
+    pub fn writer(&self) -> Option<&'static Entry> {
+        MODELS.iter().find(|entry| entry.writes() && self.presence(entry) == Presence::Whole)
     }
 
     /// The model that is worth a word to whoever starts an agent: the recommended one, once for each home, while there is

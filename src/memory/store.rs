@@ -12,9 +12,10 @@ use bytes::Bytes;
 use memory_core::compaction::Capture;
 use memory_core::group::{ChainId, Head, Stamp};
 use memory_core::holes::Holes;
-use memory_core::ids::MessageKey;
+use memory_core::ids::{BatchId, MessageKey};
 use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item};
+use memory_core::writing::Tried;
 use mesh_core::crypto::Verifier;
 use mesh_core::ids::{PublicKey, Signature};
 use tokio::sync::mpsc;
@@ -53,6 +54,8 @@ pub(super) struct Found {
     /// Items that are not held although their groups are.
     pub(super) holes: Holes,
     pub(super) captures: Vec<Capture>,
+    /// Which model was asked about which batch.
+    pub(super) tried: BTreeMap<BatchId, Tried>,
     pub(super) tombstones: BTreeMap<MessageKey, TombstoneRow>,
     /// Segments of the index, each with its columns.
     pub(super) segments: BTreeMap<u32, [Option<Bytes>; 2]>,
@@ -191,6 +194,10 @@ impl Store {
                     let message = keys::forgotten(&key).ok_or(MemoryError::Damaged("the key of a tombstone"))?;
                     found.tombstones.insert(message, keys::decode(&value)?);
                 }
+                Some(&keys::TRIED) => {
+                    let (batch, tried) = keys::tried_row(&key, &value)?;
+                    found.tried.insert(batch, tried);
+                }
                 Some(&keys::CAPTURE) => found.captures.push(keys::decode(&value)?),
                 Some(kind @ &(keys::SEGMENT | keys::COLUMNS)) => {
                     let number = keys::segment_number(&key).ok_or(MemoryError::Damaged("the key of a segment"))?;
@@ -260,8 +267,7 @@ impl Store {
 
     /// One vector.
     pub(super) fn vector(&self, source: &Source) -> Result<Option<VectorRow>, MemoryError> {
-        let Some(key) = keys::vector(source) else { return Ok(None) };
-        self.engine()?.get(&key)?.map(|value| keys::decode(&value)).transpose()
+        self.engine()?.get(&keys::vector(source))?.map(|value| keys::decode(&value)).transpose()
     }
 
     /// Keys and values of the vectors of messages whose keys begin with this byte.

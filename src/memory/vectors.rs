@@ -10,6 +10,8 @@ use memory_core::ids::{BatchId, MessageKey, ModelId, Rev};
 use memory_core::index::columns::Source;
 use memory_core::index::vectors::{self, Vec8};
 use memory_core::item::Span;
+use memory_core::resolve::BatchRow;
+use memory_core::verify::closest;
 
 use super::error::MemoryError;
 use super::held::Held;
@@ -25,7 +27,7 @@ const ENOUGH_PERCENT: usize = 90;
 /// A text that has no vector yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unembedded {
-    /// A message, a line of a summary or a fact.
+    /// A message, a head or a line of a summary or a fact.
     pub(super) source: Source,
     /// The message as it is.
     pub(super) rev: Rev,
@@ -42,7 +44,7 @@ pub struct Progress {
     pub model: Option<ModelId>,
     /// Messages that have their vector.
     pub messages: usize,
-    /// Lines of summaries and facts that have.
+    /// Heads and lines of summaries and facts that have.
     pub notes: usize,
     /// Texts that the model failed with; they are found by words.
     pub unembeddable: usize,
@@ -75,7 +77,7 @@ impl Vectors<'_> {
         let wanted = index.missing_vectors(limit.saturating_add(self.unembeddable.len()));
         let mut texts = Vec::new();
         for source in wanted {
-            let Some(key) = source.message() else { continue };
+            let key = source.message();
             let Some(rev) = self.held.view.messages.get(&key).map(|current| current.rev) else { continue };
             if self.unembeddable.contains(&(source, rev)) {
                 continue;
@@ -91,12 +93,13 @@ impl Vectors<'_> {
         Ok(texts)
     }
 
-    /// Lines and facts that have none.
+    /// Heads, lines and facts that have none.
     fn notes(&self, limit: usize) -> Result<Vec<Unembedded>, MemoryError> {
         let held = &*self.held;
         let mut texts = Vec::new();
         for batch in held.view.covered.keys() {
             let Some(row) = held.rows.batch(batch) else { continue };
+            texts.extend(self.head(*batch, row)?);
             let lines = held.view.lines(row).map(|line| (line.key, Source::Line(*batch, line.key), None, line.span));
             let facts = held.view.facts(row).into_iter();
             let facts =
@@ -121,12 +124,27 @@ impl Vectors<'_> {
                     }
                 };
                 texts.push(Unembedded { source, rev, at: span.start, text });
-                if texts.len() == limit {
+                if texts.len() >= limit {
                     return Ok(texts);
                 }
             }
         }
         Ok(texts)
+    }
+
+    /// The head of a batch, if it has none yet.
+    fn head(&self, batch: BatchId, row: &BatchRow) -> Result<Option<Unembedded>, MemoryError> {
+        if self.held.index.has_head(&batch) || self.held.view.heads(row).next().is_none() {
+            return Ok(None);
+        }
+        let reader = Reader { id: *self.held.rows.workspace(), held: self.held, store: self.store };
+        let Some(head) = reader.head(row)? else { return Ok(None) };
+        let sources = reader.texts(&head)?;
+        let said: Vec<(&str, &str)> = sources.iter().map(|it| (it.speaker.as_str(), it.text.as_str())).collect();
+        let Some((key, rev)) = closest(&head.text, &said).and_then(|at| head.sources.get(at)) else { return Ok(None) };
+        let source = Source::Head(batch, *key);
+        let is_wanted = !self.unembeddable.contains(&(source, *rev));
+        Ok(is_wanted.then_some(Unembedded { source, rev: *rev, at: 0, text: head.text }))
     }
 
     /// Keeps what a model said of texts, durably: vectors of what is as it was, and no others. Gives the number of those that
@@ -143,7 +161,7 @@ impl Vectors<'_> {
             if !is_good || !self.still_is(&text.source, text.rev) {
                 continue;
             }
-            let Some(key) = keys::vector(&text.source) else { continue };
+            let key = keys::vector(&text.source);
             let row = VectorRow { rev: text.rev, batch, at: text.at, vector: Vec8::of(vector) };
             writes.push((key, Some(keys::encode(&row).into())));
             kept.push((text.source, text.at, row.vector));
@@ -186,7 +204,7 @@ impl Vectors<'_> {
         let index = &mut self.held.index;
         let done = match source {
             Source::Message(_) => index.put_vector(model, &source, vector),
-            Source::Line(..) | Source::Fact(..) | Source::Head(_) => index.put_note(model, source, at, vector),
+            Source::Line(..) | Source::Fact(..) | Source::Head(..) => index.put_note(model, source, at, vector),
         };
         if let Err(error) = done {
             tracing::debug!(%error, "a vector is left out");
@@ -195,8 +213,13 @@ impl Vectors<'_> {
 
     /// True if what a vector is of counts as it was.
     fn still_is(&self, source: &Source, rev: Rev) -> bool {
-        let current = source.message().and_then(|key| self.held.view.messages.get(&key));
-        let batch = batch_of(source);
+        let view = &self.held.view;
+        let (current, batch) = (view.messages.get(&source.message()), batch_of(source));
+        if let Source::Head(batch, _) = source
+            && self.held.rows.batch(batch).is_none_or(|row| view.heads(row).next().is_none())
+        {
+            return false;
+        }
         current.is_some_and(|current| current.rev == rev && (batch.is_none() || current.batch == batch))
     }
 
@@ -237,7 +260,7 @@ fn is_whole(held: &Held, key: &MessageKey, span: Span) -> bool {
 
 fn batch_of(source: &Source) -> Option<BatchId> {
     match source {
-        Source::Line(batch, _) | Source::Fact(batch, _, _) | Source::Head(batch) => Some(*batch),
+        Source::Line(batch, _) | Source::Fact(batch, _, _) | Source::Head(batch, _) => Some(*batch),
         Source::Message(_) => None,
     }
 }

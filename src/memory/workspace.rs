@@ -8,10 +8,11 @@ use memory_core::compaction::Settings;
 use memory_core::forget::refuses;
 use memory_core::group::{ChainId, Head, Header, Hlc, SignedGroup, Slot, Stamp};
 use memory_core::holes::Holes;
-use memory_core::ids::{AuthorId, Incarnation, MessageKey, Rev, WorkspaceId};
+use memory_core::ids::{AuthorId, BatchId, Incarnation, MessageKey, Rev, WorkspaceId};
 use memory_core::index::columns::Source;
 use memory_core::item::{Body, Item, Kind, Message, Salt};
 use memory_core::limits::{GROUP_BYTES_MAX, GROUP_ITEMS_MAX, TOMBSTONE_GROUP_ITEMS_MAX};
+use memory_core::writing::Tried;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng as _;
 
@@ -95,6 +96,8 @@ pub struct Workspace {
     pub(super) written: u64,
     /// Something is forgotten whose bytes may still be in the engine's files.
     pub(super) vacuum_due: bool,
+    /// Which model was asked about which batch.
+    pub(super) tried: BTreeMap<BatchId, Tried>,
     /// What the model fails with.
     unembeddable: BTreeSet<(Source, Rev)>,
     rng: ChaCha8Rng,
@@ -130,7 +133,7 @@ impl Workspace {
         let chain = ChainId { author, incarnation };
         let (heads, filled, holes, tombstones) = (found.heads, found.filled, found.holes, found.tombstones);
         let ahead = ahead_in(&tombstones, &id);
-        let (vacuum_due, unembeddable) = (found.forgetting, BTreeSet::new());
+        let (vacuum_due, tried, unembeddable) = (found.forgetting, found.tried, BTreeSet::new());
         let mut workspace = Self {
             id,
             store,
@@ -146,6 +149,7 @@ impl Workspace {
             clock,
             written: 0,
             vacuum_due,
+            tried,
             unembeddable,
             rng,
         };

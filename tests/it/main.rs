@@ -61,4 +61,6 @@ mod tailnet_embedded;
 mod tool_exec;
 mod whom_we_join;
 #[cfg(feature = "fault-points")]
+mod words;
+#[cfg(feature = "fault-points")]
 mod wrong_clock;

@@ -212,7 +212,7 @@ fn models_are_shown_with_licence_and_size_and_nothing_comes_without_a_yes() {
     fs::write(&other, b"no weights").expect("written");
     let other = other.to_str().expect("UTF-8");
     assert_eq!(home.cli(&["model", "add", other]).code, 2);
-    assert_eq!(home.cli(&["model", "add", other, "--sha256", MODELS[0].tokenizer.sha256]).code, 1);
+    assert_eq!(home.cli(&["model", "add", other, "--sha256", MODELS[0].files()[1].sha256]).code, 1);
     assert_eq!(home.cli(&["model", "add", "http://127.0.0.1:1/x"]).code, 2, "a URL needs a hash");
     assert_eq!(home.cli(&["model", "verify"]).code, 3);
     hollow(&home);

@@ -400,8 +400,9 @@ fn item_text(item: &Value) -> String {
 
 fn fact_line(fact: &Value) -> String {
     let day: String = text(fact, "timestamp").chars().take(10).collect();
+    let by = if fact.get("by").is_some_and(|by| by == "model") { "  (found by a model)" } else { "" };
     let old = if fact.get("superseded") == Some(&Value::Bool(true)) { "  (replaced since)" } else { "" };
-    format!("{day}  {} {} {}{old}", text(fact, "subject"), text(fact, "predicate"), text(fact, "object"))
+    format!("{day}  {} {} {}{by}{old}", text(fact, "subject"), text(fact, "predicate"), text(fact, "object"))
 }
 
 fn summary_text(summary: &Value, ui: Ui) -> String {
@@ -410,6 +411,9 @@ fn summary_text(summary: &Value, ui: Ui) -> String {
         Tone::Strong,
         &format!("{} to {}, {}", day("from"), day("to"), counted(number(summary, "messages"), "message", "messages")),
     );
+    if let Some(head) = summary.get("head").filter(|head| head.is_object()) {
+        let _ = write!(shown, "\n  {} ({}, a model)", text(head, "text"), text(head, "model"));
+    }
     for line in summary.get("lines").and_then(Value::as_array).into_iter().flatten() {
         let _ = write!(shown, "\n  {}", said(line).replace('\n', " "));
     }

@@ -211,6 +211,7 @@ fn fact(fact: &mem::Fact) -> Value {
         "object": fact.object,
         "time": said_at(fact.time_ms),
         "superseded": fact.superseded,
+        "by_a_model": fact.by_model,
         "source": fact.source.to_string(),
     })
 }
@@ -299,6 +300,7 @@ async fn summary(app: &Arc<App>, who: &Identity, said: &str) -> Result<Value, Op
                 "from": said_at(it.from_ms),
                 "to": said_at(it.to_ms),
                 "messages": it.messages,
+                "head_by_a_model": it.head.as_ref().map(|head| &head.text),
                 "lines": it.lines.iter().map(shown).collect::<Vec<_>>(),
             })
         })

@@ -551,6 +551,10 @@ fn model(home: &Path) -> Check {
         ),
         (true, None, None) => "memory is searched by words".to_owned(),
     };
+    let told = match files.writer() {
+        Some(entry) if BUILT_IN => format!("{told}; {} writes heads for summaries", entry.name),
+        Some(_) | None => told,
+    };
     Check::ok("model", told)
 }
 

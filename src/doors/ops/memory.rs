@@ -12,7 +12,7 @@ use mesh_core::record::Tier;
 use crate::doors::identity::Identity;
 use crate::memory::{
     Answer, Appended, Embedding, Fact, Forgotten, Item, MemoryHandle, Mode, NewMessage, Question, Selection, Stats,
-    SummaryShown, Wanted, home_of,
+    SummaryShown, Wanted, Writing, WritingWatch, home_of,
 };
 use crate::mesh::MeshHandle;
 use crate::status::{ErrorCode, OpError};
@@ -229,6 +229,12 @@ pub async fn vacuum(place: &Place) -> Result<bool, OpError> {
 pub async fn embedding(place: &Place) -> Result<Option<Embedding>, OpError> {
     let progress = place.memory.run(place.workspace, |it| Ok(it.vectors().progress())).await?;
     Ok(place.memory.meaning().map(|meaning| meaning.embedding(progress)))
+}
+
+/// How a model's words are coming along; `None` in an agent that has no way to a model.
+#[must_use]
+pub fn writing(place: &Place) -> Option<Writing> {
+    place.memory.writing().map(WritingWatch::writing)
 }
 
 /// Numbers of the workspace.

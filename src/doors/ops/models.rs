@@ -24,8 +24,8 @@ pub struct Listed {
 #[must_use]
 pub fn list(home: &Path) -> Vec<Listed> {
     let files = ModelFiles::new(models_of(home));
-    let in_use = files.in_use();
-    let listed = |entry| Listed { entry, presence: files.presence(entry), in_use: in_use == Some(entry) };
+    let in_use = [files.in_use(), files.writer()];
+    let listed = |entry| Listed { entry, presence: files.presence(entry), in_use: in_use.contains(&Some(entry)) };
     MODELS.iter().map(listed).collect()
 }
 

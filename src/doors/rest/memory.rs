@@ -250,11 +250,23 @@ pub(super) struct MemoryFact {
     timestamp: String,
     /// True if a newer fact has replaced it.
     superseded: bool,
+    /// Who found it in the message. What a model found may be wrong, and replaces nothing that rules found.
+    by: FoundBy,
+}
+
+/// Who found a fact.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FoundBy {
+    /// Rules.
+    Rules,
+    /// A model.
+    Model,
 }
 
 impl From<mem::Fact> for MemoryFact {
     fn from(fact: mem::Fact) -> Self {
-        let mem::Fact { source, subject, predicate, object, time_ms, superseded } = fact;
+        let mem::Fact { source, subject, predicate, object, time_ms, superseded, by_model } = fact;
         Self {
             source_ids: vec![source.to_string()],
             subject,
@@ -262,6 +274,7 @@ impl From<mem::Fact> for MemoryFact {
             object,
             timestamp: said_at(time_ms),
             superseded,
+            by: if by_model { FoundBy::Model } else { FoundBy::Rules },
         }
     }
 }
@@ -772,8 +785,33 @@ pub(super) struct MemorySummary {
     to: String,
     /// Number of messages that it covers.
     messages: usize,
+    /// A model's words in front of it; null: there are none. Its lines are what was said.
+    head: Option<MemoryHead>,
     /// Its lines, each a part of a message.
     lines: Vec<SaidPart>,
+}
+
+/// Words of a model, not of a person: at most three sentences whose names and numbers stand in the messages they rest on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MemoryHead {
+    /// The words.
+    text: String,
+    /// The model: its name, or its id where it is not known here.
+    model: String,
+    /// Ids of the messages that they rest on.
+    #[schema(value_type = Vec<MemoryId>)]
+    sources: Vec<String>,
+}
+
+impl From<memory_core::item::Head> for MemoryHead {
+    fn from(head: memory_core::item::Head) -> Self {
+        let known = memory_models::catalogue::MODELS.iter().find(|entry| entry.id() == head.model);
+        Self {
+            text: head.text,
+            model: known.map_or_else(|| head.model.to_string(), |entry| entry.name.to_owned()),
+            sources: head.sources.iter().map(|(key, _)| key.to_string()).collect(),
+        }
+    }
 }
 
 /// A time.
@@ -815,6 +853,7 @@ pub(super) async fn summaries(
         from: said_at(it.from_ms),
         to: said_at(it.to_ms),
         messages: it.messages,
+        head: it.head.map(Into::into),
         lines: it.lines.into_iter().map(Into::into).collect(),
     });
     Ok(Json(Page::whole(shown.collect())))

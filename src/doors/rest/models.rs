@@ -61,7 +61,7 @@ pub(super) struct ModelShown {
     state: ModelPresence,
     /// Bytes of it that are here.
     bytes_here: u64,
-    /// True if memory is searched by it.
+    /// True if memory is searched by it, or it writes for memory.
     in_use: bool,
     /// Its files.
     files: Vec<ModelFile>,

@@ -1301,6 +1301,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/workspaces/{workspace}/memory/writing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * How far the words of a model have come that stand in front of summaries. They are written in the background, by a model on
+         *     this device, if there is one that writes; without one, summaries are whole all the same.
+         */
+        get: operations["getMemoryWriting"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/workspaces/{workspace}/memory:compact": {
         parameters: {
             query?: never;
@@ -1836,7 +1856,7 @@ export interface components {
             why?: string | null;
         };
         /**
-         * @description State of the job that makes vectors.
+         * @description State of a job of models.
          * @enum {string}
          */
         EmbeddingState: "no_model" | "idle" | "running" | "waiting";
@@ -1936,6 +1956,11 @@ export interface components {
             /** @description Severity. */
             state: components["schemas"]["CheckState"];
         };
+        /**
+         * @description Who found a fact.
+         * @enum {string}
+         */
+        FoundBy: "rules" | "model";
         /** @description A peer named in passing. */
         Gateway: {
             /**
@@ -2200,6 +2225,8 @@ export interface components {
         };
         /** @description A fact. */
         MemoryFact: {
+            /** @description Who found it in the message. What a model found may be wrong, and replaces nothing that rules found. */
+            by: components["schemas"]["FoundBy"];
             /** @description Of it. */
             object: string;
             /** @description What is said. */
@@ -2225,6 +2252,15 @@ export interface components {
             messages: number;
             /** @description True: nothing was done. */
             preview: boolean;
+        };
+        /** @description Words of a model, not of a person: at most three sentences whose names and numbers stand in the messages they rest on. */
+        MemoryHead: {
+            /** @description The model: its name, or its id where it is not known here. */
+            model: string;
+            /** @description Ids of the messages that they rest on. */
+            sources: components["schemas"]["MemoryId"][];
+            /** @description The words. */
+            text: string;
         };
         /** @description Something that was found. */
         MemoryHit: components["schemas"]["SaidPart"] & {
@@ -2310,6 +2346,7 @@ export interface components {
         MemorySummary: {
             /** @description Time of the first message that it covers. */
             from: string;
+            head?: components["schemas"]["MemoryHead"] | null;
             /** @description Its id. */
             id: string;
             /** @description Its lines, each a part of a message. */
@@ -2399,7 +2436,7 @@ export interface components {
             bytes_here: number;
             /** @description Its files. */
             files: components["schemas"]["ModelFile"][];
-            /** @description True if memory is searched by it. */
+            /** @description True if memory is searched by it, or it writes for memory. */
             in_use: boolean;
             /** @description Languages that it knows well. */
             languages: string;
@@ -2900,6 +2937,8 @@ export interface components {
         Page_MemoryFact: {
             /** @description In the order of the route. */
             items: {
+                /** @description Who found it in the message. What a model found may be wrong, and replaces nothing that rules found. */
+                by: components["schemas"]["FoundBy"];
                 /** @description Of it. */
                 object: string;
                 /** @description What is said. */
@@ -2941,6 +2980,7 @@ export interface components {
             items: {
                 /** @description Time of the first message that it covers. */
                 from: string;
+                head?: components["schemas"]["MemoryHead"] | null;
                 /** @description Its id. */
                 id: string;
                 /** @description Its lines, each a part of a message. */
@@ -4049,6 +4089,44 @@ export interface components {
             /** @description All that is said of it. */
             workspace: components["schemas"]["Workspace"];
         };
+        /** @description State of a model's words. */
+        WritingShown: {
+            /**
+             * Format: int64
+             * @description Facts.
+             */
+            facts: number;
+            /**
+             * Format: int64
+             * @description Facts that were refused.
+             */
+            facts_refused: number;
+            /**
+             * Format: int64
+             * @description Heads of summaries that were kept since the agent started.
+             */
+            heads: number;
+            /**
+             * Format: int64
+             * @description Heads that were refused: they name what their messages do not.
+             */
+            heads_refused: number;
+            /** @description The model of this device; null: there is none, and summaries are as rules make them. */
+            model?: string | null;
+            /** @description State of the model's process. */
+            process: components["schemas"]["ModelProcess"];
+            /** @description State of the job. */
+            state: components["schemas"]["EmbeddingState"];
+            /** @description When a model writes here: see `memory.summarizer`. */
+            when: components["schemas"]["WritingWhen"];
+            /** @description What went wrong last; null: nothing. */
+            why?: string | null;
+        };
+        /**
+         * @description When a model writes.
+         * @enum {string}
+         */
+        WritingWhen: "rules" | "auto" | "model";
     };
     responses: {
         /** @description `bad_request`: The request cannot be read */
@@ -7525,6 +7603,40 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_MemorySummary"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            406: components["responses"]["Problem406"];
+            414: components["responses"]["Problem414"];
+            421: components["responses"]["Problem421"];
+            422: components["responses"]["Problem422"];
+            431: components["responses"]["Problem431"];
+            500: components["responses"]["Problem500"];
+            503: components["responses"]["Problem503"];
+        };
+    };
+    getMemoryWriting: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description `home` */
+                workspace: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description How far they have come */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WritingShown"];
                 };
             };
             400: components["responses"]["Problem400"];

@@ -98,7 +98,7 @@ fn main() {
             let retrieved: Vec<Value> = found
                 .hits
                 .iter()
-                .filter_map(|hit| hit.source.message().and_then(|key| ids.get(&key)))
+                .filter_map(|hit| ids.get(&hit.source.message()))
                 .map(|id| json!({ "id": id }))
                 .collect();
             println!("{}", json!({ "qid": question["qid"], "ms": ms, "retrieved": retrieved }));

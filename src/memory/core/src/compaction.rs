@@ -198,7 +198,8 @@ impl Draft {
             })
         };
         let fresh: Vec<Found> = facts::check(message, proposed).iter().filter(is_new).copied().collect();
-        let from = known.clone().count();
+        // After the highest that is taken: of two with one number the earlier counts.
+        let from = known.clone().map(|fact| usize::from(fact.number) + 1).max().unwrap_or(0);
         let room = limits::FACTS_PER_MESSAGE_MAX.saturating_sub(from);
         let taken = fresh.get(..room.min(fresh.len())).unwrap_or_default();
         self.facts.extend(stamped(self.summary.batch, *key, *rev, Extractor::Model(model), from, taken));

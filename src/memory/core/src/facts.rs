@@ -468,6 +468,14 @@ pub fn subject_text<'a>(subject: &Subject, message: &'a Message) -> Option<&'a s
     }
 }
 
+/// The predicate of a verb as it stands in a text; `None` for one of which nothing is known.
+#[must_use]
+pub fn predicate_of(verb: &str) -> Option<Predicate> {
+    let said: Vec<String> = words(verb).map(|(_, word)| word.to_lowercase()).collect();
+    let said = said.join(" ");
+    VERBS.iter().find(|(known, _)| *known == said).map(|(_, predicate)| *predicate)
+}
+
 /// Checks what an extractor proposes: spans of this message, at most [`limits::FACTS_PER_MESSAGE_MAX`], none twice. What is
 /// over the limit or is none is left out.
 #[must_use]

@@ -12,7 +12,7 @@ pub mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{MessageKey, ModelId};
+use crate::ids::{BatchId, MessageKey, ModelId};
 use crate::text::grams::Term;
 use columns::{Column, ForwardRow, Links, NONE, Source};
 use notes::Notes;
@@ -128,7 +128,7 @@ impl Index {
             self.drop_notes(key);
         }
         for (ordinal, column) in (0..self.tail_base).zip(&mut self.columns) {
-            if column.source.message().is_some_and(|key| keys.contains(&key)) {
+            if keys.contains(&column.source.message()) {
                 *column = Column::erased();
                 erased.insert(ordinal);
             }
@@ -198,7 +198,7 @@ impl Index {
         Ok(())
     }
 
-    /// Gives a line or a fact its vector; `at` is its first byte in its message's text. It is found by meaning only, and leads
+    /// Gives a head, a line or a fact its vector; `at` is its first byte in its message's text. It is found by meaning only, and leads
     /// to its message. One of a message that is not found is left out.
     ///
     /// # Errors
@@ -208,7 +208,8 @@ impl Index {
         if vector.dimension() != signs.dimension {
             return Err(VectorError::Dimension { got: vector.dimension(), want: signs.dimension });
         }
-        if let Some(key) = source.message().filter(|key| self.by_source.contains_key(&Source::Message(*key)))
+        let key = source.message();
+        if self.by_source.contains_key(&Source::Message(key))
             && let Some(notes) = &mut self.notes
         {
             notes.put(key, source, at, vector);
@@ -219,11 +220,23 @@ impl Index {
     /// True if a line or a fact has its vector.
     #[must_use]
     pub fn has_note(&self, source: &Source) -> bool {
-        let held = self.notes.as_ref().zip(source.message());
-        held.is_some_and(|(notes, key)| notes.has(&key, source))
+        self.notes.as_ref().is_some_and(|notes| notes.has(&source.message(), source))
     }
 
-    /// Takes out the vectors of all lines and facts of a message: another batch has it now, or it says something else.
+    /// True if the head of a batch has its vector.
+    #[must_use]
+    pub fn has_head(&self, batch: &BatchId) -> bool {
+        self.notes.as_ref().is_some_and(|notes| notes.has_head(batch))
+    }
+
+    /// Takes out the vector of the head of a batch: something that it rests on has changed.
+    pub fn drop_head(&mut self, batch: &BatchId) {
+        if let Some(notes) = &mut self.notes {
+            notes.remove_head(batch);
+        }
+    }
+
+    /// Takes out the vectors of all heads, lines and facts of a message: another batch has it now, or it says something else.
     pub fn drop_notes(&mut self, key: &MessageKey) {
         if let Some(notes) = &mut self.notes {
             notes.remove(key);

@@ -26,5 +26,6 @@ pub mod resolve;
 pub mod select;
 pub mod text;
 pub mod verify;
+pub mod writing;
 
 mod codec;

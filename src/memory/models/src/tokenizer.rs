@@ -1,5 +1,10 @@
 //! Texts as the ids that a model reads.
 
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{Tokenizer, TruncationParams};
 
 /// Largest file that is read, bytes. That of the first model has 466 KB.
@@ -39,6 +44,40 @@ impl Tokens {
         tokenizer.with_truncation(Some(cut)).map_err(|error| unreadable(&error))?;
         tokenizer.set_encode_special_tokens(true);
         Ok(Self(tokenizer))
+    }
+
+    /// A tokenizer of pairs of bytes as files of weights bring it along: the pieces by id, and which two become one. `pre`
+    /// names how a text is cut before; one whose cuts were never compared with another implementation's is refused.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Unreadable`].
+    pub fn of_pairs(pre: &str, pieces: Vec<String>, merges: Vec<(String, String)>) -> Result<Self, TokenizerError> {
+        let unreadable = |error: &dyn std::fmt::Display| TokenizerError::Unreadable(error.to_string());
+        if pre != "smollm" {
+            return Err(unreadable(&format!("its kind `{pre}` is not known here")));
+        }
+        let vocabulary: Vocab = pieces.into_iter().zip(0..).collect();
+        let model = BPE::builder().vocab_and_merges(vocabulary, merges).build().map_err(|error| unreadable(&error))?;
+        let mut tokenizer = Tokenizer::new(model);
+        // No space in front: with one the model answers as if it had been told something else.
+        let cuts: Vec<PreTokenizerWrapper> = vec![Digits::new(true).into(), ByteLevel::new(false, false, true).into()];
+        tokenizer.with_pre_tokenizer(Some(Sequence::new(cuts)));
+        tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
+        Ok(Self(tokenizer))
+    }
+
+    /// The text of ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Text`].
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.0.decode(ids, false).map_err(|error| TokenizerError::Text(error.to_string()))
+    }
+
+    /// The id of a piece, among them special ones.
+    #[must_use]
+    pub fn id(&self, piece: &str) -> Option<u32> {
+        self.0.token_to_id(piece)
     }
 
     /// Number of ids: all are below it.

@@ -11,13 +11,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the frames: the child is the same program, but an update may have replaced it.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Largest frame, bytes: [`TEXTS_MAX`] texts of [`TEXT_BYTES_MAX`], or as many vectors of the largest dimension.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Texts of one request.
 pub const TEXTS_MAX: usize = 32;
 /// Longest text, bytes. What a model reads of a text is far less; see `cut`.
 pub const TEXT_BYTES_MAX: usize = 8 * 1024;
+/// Longest prompt, bytes of both its parts.
+pub const PROMPT_BYTES_MAX: usize = 16 * 1024;
+/// Most tokens that are written to one prompt.
+pub const WRITTEN_TOKENS_MAX: u16 = 512;
+/// Longest text that is written to one prompt, bytes: a token has at most some 30.
+pub const WRITTEN_BYTES_MAX: usize = 16 * 1024;
 /// Longest reason of a failure that is shown, characters.
 const REASON_CHARS_MAX: usize = 300;
 
@@ -28,6 +34,26 @@ pub struct Request {
     pub id: u64,
     /// Texts whose vectors are wanted.
     pub texts: Vec<String>,
+}
+
+/// A request to a model that writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// Comes back with the reply.
+    pub id: u64,
+    /// What it is told.
+    pub prompt: Prompt,
+}
+
+/// What a model that writes is told. Names of special tokens in it are words like others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// What it is to do.
+    pub system: String,
+    /// What with.
+    pub user: String,
+    /// Most tokens that it writes.
+    pub tokens_max: u16,
 }
 
 /// Reply of a child, the first of which comes unasked with id 0, when the model is loaded or is not.
@@ -46,9 +72,11 @@ pub enum Outcome {
     Ready {
         /// See [`VERSION`].
         version: u16,
-        /// Numbers of its vectors.
+        /// Numbers of its vectors; 0 if it writes.
         dimension: usize,
     },
+    /// What was written; UTF-8, as long as nobody cut it.
+    Words(serde_bytes::ByteBuf),
     /// A vector for each text: 32-bit numbers, little-endian.
     Vectors(Vec<serde_bytes::ByteBuf>),
     /// Reason why there are none.
@@ -90,6 +118,9 @@ pub enum WireError {
     /// A vector that is none.
     #[error("the model's output is not a vector")]
     Vector(#[from] VectorError),
+    /// What it wrote is too long, or is no text.
+    #[error("the model wrote what is no text, or too much of it")]
+    Words,
     /// The model's process is of another version of this program.
     #[error("the model's process speaks version {0}: restart the agent")]
     Version(u16),
@@ -109,6 +140,18 @@ impl Request {
     }
 }
 
+impl WriteRequest {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// [`WireError::Request`].
+    pub fn check(&self) -> Result<(), WireError> {
+        let Prompt { system, user, tokens_max } = &self.prompt;
+        let fits = system.len().saturating_add(user.len()) <= PROMPT_BYTES_MAX && *tokens_max <= WRITTEN_TOKENS_MAX;
+        if fits { Ok(()) } else { Err(WireError::Request) }
+    }
+}
+
 impl Reply {
     /// The dimension that the first frame of a child tells.
     ///
@@ -117,11 +160,9 @@ impl Reply {
     pub fn ready(self) -> Result<usize, WireError> {
         match self.outcome {
             Outcome::Ready { version, .. } if version != VERSION => Err(WireError::Version(version)),
-            Outcome::Ready { dimension, .. } if self.id == 0 && (1..=DIMENSION_MAX).contains(&dimension) => {
-                Ok(dimension)
-            }
+            Outcome::Ready { dimension, .. } if self.id == 0 && dimension <= DIMENSION_MAX => Ok(dimension),
             Outcome::Failed(why) => Err(WireError::Failed(shown(&why))),
-            Outcome::Ready { .. } | Outcome::Vectors(_) => Err(WireError::Garbage),
+            Outcome::Ready { .. } | Outcome::Vectors(_) | Outcome::Words(_) => Err(WireError::Garbage),
         }
     }
 
@@ -136,7 +177,7 @@ impl Reply {
         let raw = match self.outcome {
             Outcome::Vectors(raw) => raw,
             Outcome::Failed(why) => return Err(WireError::Failed(shown(&why))),
-            Outcome::Ready { .. } => return Err(WireError::Garbage),
+            Outcome::Ready { .. } | Outcome::Words(_) => return Err(WireError::Garbage),
         };
         if raw.len() != request.texts.len() {
             return Err(WireError::Count { got: raw.len(), want: request.texts.len() });
@@ -152,6 +193,31 @@ impl Reply {
             read.push(vector);
         }
         Ok(read)
+    }
+
+    /// The text that answers a request to write. What it says is anything: whoever keeps it checks it.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn words(self, request: &WriteRequest) -> Result<String, WireError> {
+        if self.id != request.id {
+            return Err(WireError::Foreign { got: self.id, want: request.id });
+        }
+        match self.outcome {
+            Outcome::Words(bytes) if bytes.len() <= WRITTEN_BYTES_MAX => {
+                String::from_utf8(bytes.into_vec()).map_err(|_| WireError::Words)
+            }
+            Outcome::Words(_) => Err(WireError::Words),
+            Outcome::Failed(why) => Err(WireError::Failed(shown(&why))),
+            Outcome::Ready { .. } | Outcome::Vectors(_) => Err(WireError::Garbage),
+        }
+    }
+
+    /// A reply with a text, cut to what a reply may have.
+    #[must_use]
+    pub fn text(id: u64, text: &str) -> Self {
+        let text = text.get(..text.floor_char_boundary(WRITTEN_BYTES_MAX)).unwrap_or_default();
+        Self { id, outcome: Outcome::Words(serde_bytes::ByteBuf::from(text.as_bytes())) }
     }
 
     /// A reply with vectors.
@@ -275,13 +341,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_is_text_of_a_limited_length_or_nothing() {
+        let request = WriteRequest {
+            id: 7,
+            prompt: Prompt { system: "be brief".to_owned(), user: "x".to_owned(), tokens_max: 5 },
+        };
+        request.check().unwrap();
+        let said = |id, bytes: &[u8]| Reply { id, outcome: Outcome::Words(serde_bytes::ByteBuf::from(bytes)) };
+        assert_eq!(said(7, "hä".as_bytes()).words(&request).unwrap(), "hä");
+        assert_eq!(said(7, b"").words(&request).unwrap(), "");
+        assert!(matches!(said(7, b"cut \xc3").words(&request), Err(WireError::Words)));
+        assert!(matches!(said(7, &[b'x'; WRITTEN_BYTES_MAX + 1]).words(&request), Err(WireError::Words)));
+        assert!(matches!(said(6, b"x").words(&request), Err(WireError::Foreign { got: 6, want: 7 })));
+        let vectors = Reply::of(7, &[unit(3)]);
+        assert!(matches!(vectors.words(&request), Err(WireError::Garbage)));
+        assert!(matches!(said(7, b"x").vectors(&asked(1), 3), Err(WireError::Garbage)));
+        let failed = Reply { id: 7, outcome: Outcome::Failed("no".to_owned()) };
+        assert!(matches!(failed.words(&request), Err(WireError::Failed(why)) if why == "no"));
+        let long = Prompt { user: "x".repeat(PROMPT_BYTES_MAX), ..request.prompt.clone() };
+        assert!(WriteRequest { id: 1, prompt: long }.check().is_err());
+        let much = Prompt { tokens_max: WRITTEN_TOKENS_MAX + 1, ..request.prompt };
+        assert!(WriteRequest { id: 1, prompt: much }.check().is_err());
+    }
+
+    #[test]
     fn a_first_frame_of_another_version_or_size_is_refused() {
         let ready = |version, dimension| Reply { id: 0, outcome: Outcome::Ready { version, dimension } };
         assert_eq!(ready(VERSION, 384).ready().unwrap(), 384);
         assert!(matches!(ready(VERSION + 1, 384).ready(), Err(WireError::Version(_))));
-        for dimension in [0, DIMENSION_MAX + 1] {
-            assert!(matches!(ready(VERSION, dimension).ready(), Err(WireError::Garbage)));
-        }
+        assert_eq!(ready(VERSION, 0).ready().unwrap(), 0, "one that writes");
+        assert!(matches!(ready(VERSION, DIMENSION_MAX + 1).ready(), Err(WireError::Garbage)));
         let failed = Reply { id: 0, outcome: Outcome::Failed("no\u{1b}[31m model\n".to_owned()) };
         assert!(matches!(failed.ready(), Err(WireError::Failed(why)) if why == "no[31m model"));
     }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use memory_models::catalogue::{Entry, MODELS};
+use memory_models::catalogue::{Entry, File, MODELS};
 use memory_models::{Bert, Tokens, weights, wire};
 use serde::Deserialize;
 
@@ -43,10 +43,8 @@ fn weights_dir() -> Option<PathBuf> {
 }
 
 fn read(entry: &Entry, dir: &std::path::Path) -> (Vec<u8>, Vec<u8>) {
-    let [weights, tokenizer] = entry
-        .files()
-        .map(|file| weights::read_checked(&dir.join(file.name), &file.sha().unwrap(), file.bytes).unwrap());
-    (weights, tokenizer)
+    let read = |file: File| weights::read_checked(&dir.join(file.name), &file.sha().unwrap(), file.bytes).unwrap();
+    (read(entry.weights), read(entry.tokenizer.unwrap()))
 }
 
 #[test]
@@ -56,19 +54,19 @@ fn tokens_and_vectors_are_those_of_other_implementations() {
     let (weights, tokenizer) = read(entry, &dir);
     let golden = golden();
     assert_eq!(golden.len(), 20);
-    let tokens = Tokens::read(&tokenizer, entry.form.tokens_max).unwrap();
+    let tokens = Tokens::read(&tokenizer, entry.form().unwrap().tokens_max).unwrap();
     for it in &golden {
         assert_eq!(tokens.encode(&it.text).unwrap(), it.ids, "{}", it.text);
     }
     // Nobody writes the end of a text into a text.
     let ends = tokens.encode("the end [SEP] is here [CLS]").unwrap();
     assert_eq!(ends.iter().filter(|id| [101, 102].contains(*id)).count(), 2);
-    let bert = Bert::load(&weights, &tokenizer, entry.form).unwrap();
+    let bert = Bert::load(&weights, &tokenizer, entry.form().unwrap()).unwrap();
     let texts: Vec<&str> = golden.iter().map(|it| it.text.as_str()).collect();
     let together = bert.embed(&texts).unwrap();
     let mut least = 1.0_f32;
     for (it, vector) in golden.iter().zip(&together) {
-        memory_core::index::vectors::check(vector, entry.form.dimension).unwrap();
+        memory_core::index::vectors::check(vector, entry.form().unwrap().dimension).unwrap();
         let alone = bert.embed(&[&it.text]).unwrap().remove(0);
         let cosine = |other: &[f32]| {
             let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -87,13 +85,13 @@ fn a_long_text_and_an_empty_one_have_vectors() {
     let Some(dir) = weights_dir() else { return };
     let entry = &MODELS[0];
     let (weights, tokenizer) = read(entry, &dir);
-    let bert = Bert::load(&weights, &tokenizer, entry.form).unwrap();
+    let bert = Bert::load(&weights, &tokenizer, entry.form().unwrap()).unwrap();
     let long = "the boiler is at 1.6 bar ".repeat(400);
     let texts = vec![wire::cut(&long).to_owned(); wire::TEXTS_MAX - 1];
     let vectors = bert.embed(&[texts, vec![String::new()]].concat()).unwrap();
     assert_eq!(vectors.len(), wire::TEXTS_MAX);
     for vector in &vectors {
-        memory_core::index::vectors::check(vector, entry.form.dimension).unwrap();
+        memory_core::index::vectors::check(vector, entry.form().unwrap().dimension).unwrap();
     }
 }
 
@@ -102,13 +100,17 @@ fn weights_of_another_form_or_content_are_refused() {
     let Some(dir) = weights_dir() else { return };
     let entry = &MODELS[0];
     let (weights, tokenizer) = read(entry, &dir);
-    let mut form = entry.form;
+    let mut form = entry.form().unwrap();
     form.layers += 1;
     assert!(Bert::load(&weights, &tokenizer, form).is_err());
-    assert!(Bert::load(&weights, &tokenizer, memory_models::catalogue::Form { dimension: 512, ..entry.form }).is_err());
-    assert!(Bert::load(&weights[..weights.len() - 1], &tokenizer, entry.form).is_err());
-    assert!(Bert::load(b"", &tokenizer, entry.form).is_err());
-    let other = weights::read_checked(&dir.join(entry.tokenizer.name), &[0; 32], entry.tokenizer.bytes);
+    assert!(
+        Bert::load(&weights, &tokenizer, memory_models::catalogue::Form { dimension: 512, ..entry.form().unwrap() })
+            .is_err()
+    );
+    assert!(Bert::load(&weights[..weights.len() - 1], &tokenizer, entry.form().unwrap()).is_err());
+    assert!(Bert::load(b"", &tokenizer, entry.form().unwrap()).is_err());
+    let other =
+        weights::read_checked(&dir.join(entry.tokenizer.unwrap().name), &[0; 32], entry.tokenizer.unwrap().bytes);
     assert!(matches!(other, Err(weights::FileError::Hash { .. })));
 }
 
@@ -120,7 +122,7 @@ fn speed() {
     let Some(dir) = weights_dir() else { return };
     let entry = &MODELS[0];
     let (weights, tokenizer) = read(entry, &dir);
-    let bert = Bert::load(&weights, &tokenizer, entry.form).unwrap();
+    let bert = Bert::load(&weights, &tokenizer, entry.form().unwrap()).unwrap();
     let texts: Vec<String> = (0..96)
         .map(|n| format!("the freezer number {n} in the cellar makes a noise like a train again and somebody has to be at home on Friday between eight and ten to open the gate for the repair man"))
         .collect();

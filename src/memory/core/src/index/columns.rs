@@ -22,17 +22,16 @@ pub enum Source {
     Line(BatchId, MessageKey),
     /// A fact.
     Fact(BatchId, MessageKey, u8),
-    /// A model's words in front of a summary.
-    Head(BatchId),
+    /// A model's words in front of a summary, and the message to which they lead: the one that says most of them.
+    Head(BatchId, MessageKey),
 }
 
 impl Source {
-    /// The message, if it is one or stands for one.
+    /// The message that it is, or stands for.
     #[must_use]
-    pub fn message(&self) -> Option<MessageKey> {
+    pub fn message(&self) -> MessageKey {
         match self {
-            Self::Message(key) | Self::Line(_, key) | Self::Fact(_, key, _) => Some(*key),
-            Self::Head(_) => None,
+            Self::Message(key) | Self::Line(_, key) | Self::Fact(_, key, _) | Self::Head(_, key) => *key,
         }
     }
 }
@@ -77,7 +76,7 @@ impl Column {
     /// In the place of a piece that is erased.
     pub(crate) fn erased() -> Self {
         Self {
-            source: Source::Head(BatchId([0; 16])),
+            source: Source::Head(BatchId([0; 16]), MessageKey([0; 16])),
             span: Span::new(0, 0),
             number: 0,
             length: 0,

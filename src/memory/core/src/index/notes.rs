@@ -1,17 +1,19 @@
-//! Vectors of what was made of messages: lines of summaries and facts. They are no pieces: by words a message is found once.
+//! Vectors of what was made of messages: heads and lines of summaries, and facts. They are no pieces: by words a message is found once.
 //! By meaning they lead to their message, which may say the same in the middle of much else.
 
 use std::collections::BTreeMap;
 
 use super::columns::Source;
 use super::vectors::{Signs, Vec8};
-use crate::ids::{MessageKey, ModelId};
+use crate::ids::{BatchId, MessageKey, ModelId};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Notes {
     signs: Signs,
     by_message: BTreeMap<MessageKey, Vec<Note>>,
+    /// The message to which the head of a batch leads.
+    heads: BTreeMap<BatchId, MessageKey>,
     /// Rows of the signs that are free.
     free: Vec<u32>,
     rows: u32,
@@ -29,11 +31,21 @@ pub(super) struct Note {
 
 impl Notes {
     pub(super) fn new(model: ModelId, dimension: usize) -> Self {
-        Self { signs: Signs::new(model, dimension), by_message: BTreeMap::new(), free: Vec::new(), rows: 0 }
+        Self {
+            signs: Signs::new(model, dimension),
+            by_message: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            free: Vec::new(),
+            rows: 0,
+        }
     }
 
     /// Adds one, or replaces its vector.
     pub(super) fn put(&mut self, key: MessageKey, source: Source, at: u32, vector: &Vec8) {
+        if let Source::Head(batch, _) = source {
+            self.remove_head(&batch);
+            self.heads.insert(batch, key);
+        }
         let of_message = self.by_message.entry(key).or_default();
         let row = if let Some(note) = of_message.iter_mut().find(|note| note.source == source) {
             note.at = at;
@@ -53,8 +65,24 @@ impl Notes {
         self.by_message.get(key).is_some_and(|notes| notes.iter().any(|note| note.source == *source))
     }
 
+    pub(super) fn has_head(&self, batch: &BatchId) -> bool {
+        self.heads.contains_key(batch)
+    }
+
+    /// The head of a batch goes.
+    pub(super) fn remove_head(&mut self, batch: &BatchId) {
+        let Some(key) = self.heads.remove(batch) else { return };
+        let Some(notes) = self.by_message.get_mut(&key) else { return };
+        if let Some(at) = notes.iter().position(|note| note.source == Source::Head(*batch, key)) {
+            let note = notes.swap_remove(at);
+            self.signs.remove(note.row);
+            self.free.push(note.row);
+        }
+    }
+
     /// Nothing is left of those of a message.
     pub(super) fn remove(&mut self, key: &MessageKey) {
+        self.heads.retain(|_, of| of != key);
         for note in self.by_message.remove(key).unwrap_or_default() {
             self.signs.remove(note.row);
             self.free.push(note.row);

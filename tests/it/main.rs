@@ -18,6 +18,8 @@ mod command_line;
 mod containers;
 mod damaged_store;
 mod doors;
+#[cfg(target_os = "linux")]
+mod egress;
 mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;

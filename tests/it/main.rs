@@ -17,6 +17,8 @@ mod command_line;
 #[cfg(target_os = "linux")]
 mod containers;
 mod damaged_store;
+#[cfg(target_os = "linux")]
+mod desktop;
 mod doors;
 #[cfg(target_os = "linux")]
 mod egress;

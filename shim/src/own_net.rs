@@ -59,8 +59,8 @@ fn answered(answer: &[u8]) -> Option<i32> {
     (kind == NLMSG_ERROR).then_some(-errno)
 }
 
-/// Listens at the port by which a tool asks for what is outside, and hands that to the agent. Nothing of the tool has run by now, so
-/// that nothing else listens there.
+/// Listens at the port by which a tool asks for what is outside, and hands that to the agent. Nothing of the tool has run by
+/// now, so that nothing else listens there.
 pub(crate) fn hand_listener(by: &UnixStream) -> Result<(), Why> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PROXY_PORT))
         .map_err(|error| format!("the way out of its network: {error}"))?;

@@ -100,8 +100,8 @@ pub enum Network {
     /// None: no socket can be made, but connected pairs.
     #[default]
     None,
-    /// One of its own, which has nothing but its loopback: at [`PROXY_PORT`] there the agent listens, and lets out what may go. Of a
-    /// process at [`Level::Isolated`] alone; of a container that its engine has made without a network.
+    /// One of its own, which has nothing but its loopback: at [`PROXY_PORT`] there the agent listens, and lets out what may
+    /// go. Of a process at [`Level::Isolated`] alone; of a container that its engine has made without a network.
     Restricted,
     /// That of the device, by IPv4 and IPv6 alone.
     Host,
@@ -287,8 +287,8 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd;
     Ok((go, fds.try_into().map_err(|_| malformed())?))
 }
 
-/// Takes an order with the three streams of its tool, and, with [`Network::Restricted`], the socket by which the one that listens at
-/// [`PROXY_PORT`] is handed over.
+/// Takes an order with the three streams of its tool, and, with [`Network::Restricted`], the socket by which the one that
+/// listens at [`PROXY_PORT`] is handed over.
 ///
 /// # Errors
 /// The other side is gone, or what came is no order.

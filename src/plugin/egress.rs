@@ -106,8 +106,8 @@ fn host_of(text: &str) -> Result<EgressHost, InvalidEgress> {
     Ok(if below { EgressHost::Below(name) } else { EgressHost::Name(name) })
 }
 
-/// A host's name in small letters, if it is one that nobody reads as something else: labels of letters, digits and hyphens, without
-/// a dot at its end, the last of them not a number.
+/// A host's name in small letters, if it is one that nobody reads as something else: labels of letters, digits and hyphens,
+/// without a dot at its end, the last of them not a number.
 #[must_use]
 pub fn plain_host_name(text: &str) -> Option<String> {
     let name = text.to_ascii_lowercase();

@@ -74,7 +74,8 @@ impl Tail {
 }
 
 impl Server {
-    /// Starts a program in a sandbox, with a way out where its network is restricted. Returns it with what it reads, what it writes, and its error stream.
+    /// Starts a program in a sandbox, with a way out where its network is restricted. Returns it with what it reads, what it
+    /// writes, and its error stream.
     ///
     /// # Errors
     /// The reason for which it did not start, for people.

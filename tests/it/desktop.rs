@@ -1,5 +1,5 @@
-//! Built-in tools that programs of a desktop do, and commands that an owner allows: with an X server that shows nothing to anybody and
-//! real programs where they are there, and with a stand-in that counts what it is started with.
+//! Built-in tools that programs of a desktop do, and commands that an owner allows: with an X server that shows nothing to
+//! anybody and real programs where they are there, and with a stand-in that counts what it is started with.
 
 use std::fs::{self, Permissions};
 use std::io::Read as _;

@@ -1,5 +1,5 @@
-//! `network: restricted`: what a tool reaches by the proxy of its agent, in a process and in a container, and what it does not, however
-//! it asks. Counted at servers of the test, and in the audit.
+//! `network: restricted`: what a tool reaches by the proxy of its agent, in a process and in a container, and what it does
+//! not, however it asks. Counted at servers of the test, and in the audit.
 
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};

@@ -125,7 +125,8 @@ impl Seen {
             Wish::Notify | Wish::ClipboardRead | Wish::ClipboardWrite | Wish::ScreenCapture => {
                 let (on_wayland, on_x) = of(wish);
                 let by = |list: &'static [By]| list.iter().find(|by| self.programs.contains(by.needs));
-                // What runs on Wayland often has an X server beside it, which has another clipboard, and no picture of the screen.
+                // What runs on Wayland often has an X server beside it, which has another clipboard, and no picture of the
+                // screen.
                 let list = if self.has("WAYLAND_DISPLAY") { on_wayland } else { on_x };
                 let Some(by) = by(list) else {
                     let names: Vec<&str> = list.iter().map(|by| by.needs).collect();

@@ -156,8 +156,8 @@ pub(super) fn all() -> impl Iterator<Item = Told> {
     OF_DESKTOP.into_iter().map(|(told, ..)| told).chain([SHELL_RUN])
 }
 
-/// That of programs that talk to a desktop: over its sockets, and for the rest they are kept in as far as that goes. What is written to
-/// a clipboard stays with its program, so it cannot have a world of its own.
+/// That of programs that talk to a desktop: over its sockets, and for the rest they are kept in as far as that goes. What is
+/// written to a clipboard stays with its program, so it cannot have a world of its own.
 fn desktop(authority: Option<PathBuf>) -> Sandbox {
     Sandbox {
         wanted: Level::Confined,

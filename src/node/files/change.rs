@@ -1,6 +1,6 @@
 //! Changes below the roots, where their owner allows that: a file is written whole or not at all, a name is moved without taking
-//! another's, and one thing is removed at a time. What a change is about is looked at as for reading, and never followed when it is a
-//! link.
+//! another's, and one thing is removed at a time. What a change is about is looked at as for reading, and never followed when
+//! it is a link.
 
 use std::ffi::OsStr;
 use std::fs::File;

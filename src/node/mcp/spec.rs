@@ -87,8 +87,8 @@ pub struct HttpSpec {
 }
 
 impl HttpSpec {
-    /// A header that would be sent so that everybody on the way could read it, and is no text of the settings: the connection is not
-    /// encrypted, and leaves this machine.
+    /// A header that would be sent so that everybody on the way could read it, and is no text of the settings: the connection
+    /// is not encrypted, and leaves this machine.
     #[must_use]
     pub fn secret_in_the_clear(&self) -> Option<&str> {
         let uri: hyper::Uri = self.url.parse().ok()?;

@@ -1,5 +1,5 @@
-//! What is told of all that went out or did not: the first of its kind at once, and what is like it once a minute, counted. A tool may
-//! ask for something else a thousand times in a second; that costs a few lines. Pure.
+//! What is told of all that went out or did not: the first of its kind at once, and what is like it once a minute, counted. A
+//! tool may ask for something else a thousand times in a second; that costs a few lines. Pure.
 
 use std::collections::BTreeMap;
 use std::mem;

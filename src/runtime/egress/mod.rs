@@ -1,5 +1,5 @@
-//! What goes out of networks that are restricted: a proxy of the agent, which programs there reach by a socket of their own loopback,
-//! and nothing else. What its plugin's `egress` names is let out, all of it is told of.
+//! What goes out of networks that are restricted: a proxy of the agent, which programs there reach by a socket of their own
+//! loopback, and nothing else. What its plugin's `egress` names is let out, all of it is told of.
 
 mod ledger;
 mod proxy;

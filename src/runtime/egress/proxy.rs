@@ -1,5 +1,5 @@
-//! The proxy: it listens in networks that have no other way out, and speaks HTTP/1.1 there. One request for each connection: a tunnel,
-//! or something to be asked for over plain HTTP.
+//! The proxy: it listens in networks that have no other way out, and speaks HTTP/1.1 there. One request for each connection: a
+//! tunnel, or something to be asked for over plain HTTP.
 
 use std::convert::Infallible;
 use std::io;
@@ -606,8 +606,8 @@ impl Tunnel {
     }
 }
 
-/// The first words of a client of TLS, which has to mean the host that it was let out to. Of an address nothing can be said: such a
-/// client names nobody.
+/// The first words of a client of TLS, which has to mean the host that it was let out to. Of an address nothing can be said:
+/// such a client names nobody.
 async fn first_words(client: &mut (impl AsyncRead + Unpin), host: &Host) -> Result<Vec<u8>, Refusal> {
     let mut words = Vec::new();
     let mut chunk = [0; 4096];

@@ -223,8 +223,8 @@ pub(super) fn permit(rules: &[Egress], target: &Target) -> Result<Permit, Refusa
     found.ok_or(Refusal::NotListed)
 }
 
-/// Judges all addresses to which a name leads, of which one that must not be reached spoils the others: whoever answers for a name
-/// may answer otherwise the next time. `own`: those of this device.
+/// Judges all addresses to which a name leads, of which one that must not be reached spoils the others: whoever answers for a
+/// name may answer otherwise the next time. `own`: those of this device.
 ///
 /// # Errors
 /// It leads nowhere, or where it must not.

@@ -93,7 +93,8 @@ fn made(go: &Go) -> Result<RulesetCreated, RulesetError> {
     let read = AccessFs::from_read(NEWEST);
     let write = AccessFs::from_file(NEWEST) & !(BitFlags::from(AccessFs::Execute));
     let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?;
-    if go.network != Network::Host {
+    // Where it is restricted there is nothing but its own loopback to connect to.
+    if go.network == Network::None {
         rules = rules.handle_access(AccessNet::from_all(NEWEST))?;
     }
     let scope = if go.unix_sockets { Scope::Signal.into() } else { Scope::from_all(NEWEST) };

@@ -25,6 +25,7 @@ use rustix::process::{
 use rustix::thread::set_no_new_privs;
 
 use crate::filter::filter;
+use crate::own_net;
 use crate::process::{NOT_STARTED, Why, explain, running, tool};
 use crate::remove;
 use crate::wire::{self, Exit, FILES_MAX, Go, Network, OUT_DIR, Order, Report};
@@ -87,6 +88,12 @@ fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Why> {
                     begin(&go, [stdin, stdout, stderr], UnixStream::from(control), &mut calls);
                 }
                 Ok(Order::Socket(by)) => hand_socket(&UnixStream::from(by)),
+                Ok(Order::Listener(by)) => {
+                    let by = UnixStream::from(by);
+                    if let Err(why) = own_net::hand_listener(&by) {
+                        let _ = wire::tell(&by, &Report::NotStarted(why));
+                    }
+                }
                 // The agent is gone, or has closed this container: the kernel ends the rest.
                 Err(_) => return Ok(()),
             },

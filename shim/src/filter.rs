@@ -203,7 +203,8 @@ pub(crate) fn filter(network: Network, unix_sockets: bool, own_world: bool) -> V
         ],
     );
     let mut families = Vec::new();
-    if network == Network::Host {
+    // With a network of its own, which has nothing but its loopback, or with that of the device.
+    if network != Network::None {
         families.extend([libc::AF_INET, libc::AF_INET6]);
     }
     if unix_sockets {
@@ -329,6 +330,10 @@ mod tests {
         let host = filter(Network::Host, false, true);
         assert_eq!(ask(&host, THIS_MACHINE, libc::SYS_socket, inet), ALLOW);
         assert_eq!(ask(&host, THIS_MACHINE, libc::SYS_socket, unix(libc::SOCK_STREAM)), REFUSE);
+        let own = filter(Network::Restricted, false, true);
+        assert_eq!(ask(&own, THIS_MACHINE, libc::SYS_socket, inet), ALLOW);
+        assert_eq!(ask(&own, THIS_MACHINE, libc::SYS_socket, [libc::AF_VSOCK as u32, 1]), REFUSE);
+        assert_eq!(ask(&own, THIS_MACHINE, libc::SYS_socket, unix(libc::SOCK_STREAM)), REFUSE);
         let services = filter(Network::None, true, true);
         assert_eq!(ask(&services, THIS_MACHINE, libc::SYS_socket, unix(libc::SOCK_DGRAM)), ALLOW);
         assert_eq!(ask(&services, THIS_MACHINE, libc::SYS_socketpair, unix(libc::SOCK_DGRAM)), ALLOW);

@@ -1,4 +1,4 @@
-//! The level `isolated`: a world of processes, mounts and IPC of the tool's own.
+//! The level `isolated`: a world of processes, mounts and IPC of the tool's own, and of a network where that is restricted.
 //!
 //! The helper that the agent started (*outer*) makes the world and stays outside, for the agent to end by its group. Its
 //! child (*init*) is the first process of the world: it shuts itself in as the tool will be, starts the tool, reaps what that
@@ -19,19 +19,22 @@ use rustix::thread::{
 };
 
 use crate::confine::{confine, drop_root, rules};
+use crate::own_net;
 use crate::process::{NOT_STARTED, Streams, Why, control as agent_socket, die_with_parent, explain, running, tool};
 use crate::view;
-use crate::wire::{self, Exit, Go, Report, User};
+use crate::wire::{self, Exit, Go, Network, Report, User};
 
 /// Word by which outer starts init.
 pub const INIT: &str = "init";
 /// Ourselves, also where our file is out of sight.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// Outer: makes the world, and waits until it is gone. `init` tells the rest.
-pub(crate) fn isolate(control: &UnixStream, go: &Go, streams: Streams) -> Result<ExitCode, Why> {
-    let world =
+/// Outer: makes the world, and waits until it is gone. `init` tells the rest. By `by` the agent gets the socket that listens for
+/// what is to go out, where the network is restricted.
+pub(crate) fn isolate(control: &UnixStream, go: &Go, streams: Streams, by: Option<OwnedFd>) -> Result<ExitCode, Why> {
+    let mut world =
         CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
+    world.set(CloneFlags::CLONE_NEWNET, go.network == Network::Restricted);
     let failed = |errno| format!("a world of its own: {errno}");
     if geteuid().is_root() {
         // The view is made by root, who sees all that is to stay in it; the world then by the user, in which root is nobody.
@@ -48,6 +51,10 @@ pub(crate) fn isolate(control: &UnixStream, go: &Go, streams: Streams) -> Result
         unshare(world).map_err(failed)?;
         map(user)?;
         view::make(go, user)?;
+    }
+    if let Some(by) = by {
+        own_net::loopback_up()?;
+        own_net::hand_listener(&UnixStream::from(by))?;
     }
     // Of the rights that it has in there now, init needs one more: to mount its own /proc.
     let admin = CapabilitySet::SYS_ADMIN;

@@ -23,4 +23,6 @@ mod filter;
 #[cfg(all(feature = "levels", target_os = "linux"))]
 pub mod isolate;
 #[cfg(all(feature = "levels", target_os = "linux"))]
+mod own_net;
+#[cfg(all(feature = "levels", target_os = "linux"))]
 mod view;

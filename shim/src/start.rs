@@ -40,10 +40,10 @@ fn start(control: &UnixStream) -> Result<ExitCode, Why> {
     setsid().map_err(|errno| format!("a session of its own: {errno}"))?;
     die_with_parent()?;
     close_inherited(control);
-    let (go, streams) = wire::receive(control).map_err(|error| format!("reading what to start: {error}"))?;
+    let (go, streams, by) = wire::receive_tool(control).map_err(|error| format!("reading what to start: {error}"))?;
     is_parent(go.agent)?;
-    if go.network == Network::Restricted {
-        return Err("a restricted network is not offered yet".to_owned());
+    if go.network == Network::Restricted && (go.level != Level::Isolated || by.is_none()) {
+        return Err("a restricted network needs a world of its own: the level isolated".to_owned());
     }
     umask(Mode::RWXG | Mode::RWXO);
     lower(&go.limits)?;
@@ -64,7 +64,7 @@ fn start(control: &UnixStream) -> Result<ExitCode, Why> {
             become_tool(control, &go, streams).map(|never| match never {})
         }
         #[cfg(all(feature = "levels", target_os = "linux"))]
-        Level::Isolated => crate::isolate::isolate(control, &by_its_path(go)?, streams),
+        Level::Isolated => crate::isolate::isolate(control, &by_its_path(go)?, streams, by),
         #[cfg(not(all(feature = "levels", target_os = "linux")))]
         Level::Guarded | Level::Confined | Level::Isolated => {
             Err(format!("this build of sigil has no helper, and the level {} needs it", go.level))

@@ -44,6 +44,10 @@ pub const OUT_VARIABLE: &str = "SIGIL_OUT";
 const ORDER: u8 = 0xA1;
 /// All of an order for a socket.
 const SOCKET: u8 = 0xA2;
+/// All of an order for a socket at which programs ask for what is outside.
+const LISTENER: u8 = 0xA3;
+/// Port on the loopback of a tool's own network at which it asks for what is outside, with [`Network::Restricted`].
+pub const PROXY_PORT: u16 = 3128;
 
 /// Strength of a sandbox. Each has all that the one before has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -96,7 +100,8 @@ pub enum Network {
     /// None: no socket can be made, but connected pairs.
     #[default]
     None,
-    /// One of its own, with a way out to what is named. Not offered yet: nothing is started with it.
+    /// One of its own, which has nothing but its loopback: at [`PROXY_PORT`] there the agent listens, and lets out what may
+    /// go. Of a process at [`Level::Isolated`] alone; of a container that its engine has made without a network.
     Restricted,
     /// That of the device, by IPv4 and IPv6 alone.
     Host,
@@ -202,6 +207,8 @@ pub enum Order {
     Start(Box<Go>, [OwnedFd; 4]),
     /// To hand over a TCP socket of the container's network, which is not connected yet: by this socket.
     Socket(OwnedFd),
+    /// To hand over a TCP socket that listens at [`PROXY_PORT`] of the container's network: by this socket.
+    Listener(OwnedFd),
 }
 
 /// What the helper says. First `Ready` or `NotStarted`.
@@ -251,6 +258,14 @@ pub fn ask_for_socket(socket: &UnixStream, by: BorrowedFd<'_>) -> io::Result<()>
     send_frame(socket, &framed(&[SOCKET])?, &[by])
 }
 
+/// The same, for one that listens at [`PROXY_PORT`].
+///
+/// # Errors
+/// The other side is gone.
+pub fn ask_for_listener(socket: &UnixStream, by: BorrowedFd<'_>) -> io::Result<()> {
+    send_frame(socket, &framed(&[LISTENER])?, &[by])
+}
+
 fn send_frame(socket: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -272,15 +287,27 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> io::Result<(Go, [OwnedFd;
     Ok((go, fds.try_into().map_err(|_| malformed())?))
 }
 
+/// Takes an order with the three streams of its tool, and, with [`Network::Restricted`], the socket by which the one that
+/// listens at [`PROXY_PORT`] is handed over.
+///
+/// # Errors
+/// The other side is gone, or what came is no order.
+pub fn receive_tool(socket: &UnixStream) -> io::Result<(Go, [OwnedFd; 3], Option<OwnedFd>)> {
+    let (body, mut fds) = receive_frame(socket)?;
+    let go = Go::decode(&body).ok_or_else(malformed)?;
+    let by = (go.network == Network::Restricted).then(|| fds.pop()).flatten();
+    Ok((go, fds.try_into().map_err(|_| malformed())?, by))
+}
+
 /// Takes an order to the first process of a container.
 ///
 /// # Errors
 /// The other side is gone, or what came is no order.
 pub fn receive_in_container(socket: &UnixStream) -> io::Result<Order> {
     let (body, fds) = receive_frame(socket)?;
-    if body == [SOCKET] {
+    if let [kind @ (SOCKET | LISTENER)] = body.as_slice() {
         let [by] = fds.try_into().map_err(|_| malformed())?;
-        return Ok(Order::Socket(by));
+        return Ok(if *kind == SOCKET { Order::Socket(by) } else { Order::Listener(by) });
     }
     let go = Go::decode(&body).ok_or_else(malformed)?;
     Ok(Order::Start(Box::new(go), fds.try_into().map_err(|_| malformed())?))

@@ -28,12 +28,14 @@ use crate::node::foreign::node::{Hosting, Present};
 use crate::node::foreign::records::{Nodes, pins_of};
 use crate::node::host::ToolHost;
 use crate::node::mcp::hosted::McpHost;
+use crate::node::outbound;
 use crate::node::plugins::Plugins;
 use crate::node::publisher::Publisher;
 use crate::node_service;
 use crate::platform;
 use crate::runtime::container::Runtime;
 use crate::runtime::container::engine::{self, Engine};
+use crate::runtime::egress::Proxy;
 use crate::runtime::process::Launcher;
 use crate::secrets::Secrets;
 use crate::tasks::TaskGroup;
@@ -130,7 +132,9 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     let (approvals, approved) = watch::channel(approvals::Approved::default());
     let secrets = Secrets::of(home.path());
     let identity = home.id().to_string();
-    let engine = Engine::start(home.path(), &identity, engine::sockets(), launcher.helper().clone(), &tasks)
+    let (proxy, went_out) = Proxy::start(&tasks);
+    let helper = launcher.helper().clone();
+    let engine = Engine::start(home.path(), &identity, engine::sockets(), helper, proxy.clone(), &tasks)
         .map_err(at("making directories below", home.path()))?;
     let engine_state = engine.state();
     let runtime: Arc<dyn Runtime> = Arc::new(engine);
@@ -139,13 +143,14 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
         runtime: runtime.clone(),
         pins: home.path().join("pins"),
         secrets: secrets.clone(),
+        proxy: proxy.clone(),
         approved: approved.clone(),
         tasks: tasks.clone(),
     };
     let present = Present::default();
     let foreign = Hosting { pins: pins_of(home.path()), approved, present: present.clone() };
     let containers = Containers { runtime, secrets: secrets.clone(), tasks: tasks.clone() };
-    let means = Means { starter: Starter { launcher, secrets: secrets.clone() }, hosting, containers, foreign };
+    let means = Means { starter: Starter { launcher, secrets: secrets.clone(), proxy }, hosting, containers, foreign };
     let plugins = Plugins::of(home.path());
     plugins.tidy();
     let stamp = plugins.stamp();
@@ -186,6 +191,7 @@ async fn live(options: Options, log: &mut Option<LogFormat>) -> Result<(), Agent
     host.put_in_force(declared.members(), config.node.deny.clone());
     let publisher = Publisher::new(host.catalogue(), Arc::new(booted.handle.clone()), Arc::new(blobs.clone()));
     tasks.spawn(publisher.clone().follow(tasks.stopping()));
+    tasks.spawn(outbound::follow(booted.handle.clone(), went_out));
     let nodes = node_service::start(&links, booted.handle.watch_view(), booted.inputs(), &tasks);
     if memory_models::CAN_RUN {
         let embedder = Embedder::start(ModelFiles::new(memory::models_of(home.path())), &tasks);

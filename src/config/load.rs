@@ -21,7 +21,7 @@ use super::settings::{
     CALL_TTL_DEFAULT, CALLS_RATE_DEFAULT, CALLS_RATE_MAX, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, Config,
     ConfigError, Discovery, FILE_NAME, Files, GatewayPreference, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen,
     Log, LogFormat, MEMORY_BATCH_DEFAULT, MEMORY_BATCH_MAX, MEMORY_WINDOW_DEFAULT, MEMORY_WINDOW_MAX, Memory, Node,
-    Overrides, Relay, RelayOffer, Rights, Storage, Warning,
+    Overrides, Relay, RelayOffer, Rights, Shell, Storage, TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Warning,
 };
 use super::tailnet::{self, RawTailnet};
 use super::tools::RawTool;
@@ -29,8 +29,12 @@ use crate::plugin::{RawServer, SERVER_KEYS};
 use crate::position::Position;
 use crate::value::{SIZE_RULE, nearest, parse_size, show_size};
 
+/// Commands of `shell.allow`, and words of one.
+const SHELL_COMMANDS_MAX: usize = 256;
+const SHELL_WORDS_MAX: usize = 64;
+
 /// Every key by section; `tools.*` is each tool's.
-const KEYS: [(&str, &[&str]); 13] = [
+const KEYS: [(&str, &[&str]); 14] = [
     (
         "",
         &[
@@ -40,6 +44,7 @@ const KEYS: [(&str, &[&str]); 13] = [
             "relay",
             "tailnet",
             "files",
+            "shell",
             "tools",
             "mcp_servers",
             "calls",
@@ -58,7 +63,8 @@ const KEYS: [(&str, &[&str]); 13] = [
     ("discovery", &["lan"]),
     ("relay", &["offer", "use"]),
     ("tailnet", tailnet::KEYS),
-    ("files", &["roots"]),
+    ("files", &["roots", "write"]),
+    ("shell", &["allow", "timeout"]),
     (
         "tools.*",
         &["command", "args", "timeout", "effect", "max_output", "description", "env", "keep_running", "at_once"],
@@ -71,7 +77,7 @@ const KEYS: [(&str, &[&str]); 13] = [
 ];
 
 /// Keys with a single value, which the environment can set too: `node.name` as `SIGIL_NODE_NAME`.
-const SCALARS: [&str; 28] = [
+const SCALARS: [&str; 30] = [
     "node.name",
     "node.class",
     "node.gateway",
@@ -89,6 +95,8 @@ const SCALARS: [&str; 28] = [
     "tailnet.hostname",
     "tailnet.auth_key",
     "tailnet.control_url",
+    "files.write",
+    "shell.timeout",
     "calls.ttl",
     "calls.running",
     "calls.rate",
@@ -112,6 +120,7 @@ struct Raw {
     relay: RawRelay,
     tailnet: RawTailnet,
     files: RawFiles,
+    shell: RawShell,
     tools: BTreeMap<String, RawTool>,
     mcp_servers: BTreeMap<String, RawServer>,
     calls: RawCalls,
@@ -161,6 +170,14 @@ struct RawDiscovery {
 #[serde(default)]
 struct RawFiles {
     roots: Vec<String>,
+    write: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawShell {
+    allow: Vec<Vec<String>>,
+    timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -316,7 +333,20 @@ fn unknown_key(section: &str, key: &str) -> Warning {
 impl Checker<'_> {
     fn config(self, raw: Raw, probe: &Probe, warnings: &mut Vec<Warning>) -> Result<Config, ConfigError> {
         let Raw {
-            node, listen, discovery, relay, tailnet, files, tools, mcp_servers, calls, memory, storage, log, ..
+            node,
+            listen,
+            discovery,
+            relay,
+            tailnet,
+            files,
+            shell,
+            tools,
+            mcp_servers,
+            calls,
+            memory,
+            storage,
+            log,
+            ..
         } = raw;
         Ok(Config {
             home: self.home.to_owned(),
@@ -348,7 +378,19 @@ impl Checker<'_> {
                 used: self.one_of("relay.use", relay.used, true, &[("true", true), ("false", false)])?,
             },
             tailnet: self.tailnet(tailnet)?,
-            files: Files { roots: self.roots(files.roots)? },
+            files: Files {
+                roots: self.roots(files.roots)?,
+                write: self.one_of("files.write", files.write, false, &[("true", true), ("false", false)])?,
+            },
+            shell: Shell {
+                allow: self.commands(shell.allow)?,
+                timeout: self.duration(
+                    "shell.timeout",
+                    shell.timeout,
+                    TOOL_TIMEOUT_DEFAULT,
+                    Duration::from_secs(1)..=TOOL_TIMEOUT_MAX,
+                )?,
+            },
             tools: self.tools(tools)?,
             mcp_servers: self.servers(mcp_servers, warnings)?,
             calls: Calls {
@@ -445,6 +487,25 @@ impl Checker<'_> {
             roots.push(path.components().collect());
         }
         Ok(roots)
+    }
+
+    /// Commands that may be run: the program as it is, and patterns for its arguments.
+    fn commands(&self, raw: Vec<Vec<String>>) -> Result<Vec<Vec<String>>, ConfigError> {
+        let is_line = |line: &Vec<String>| {
+            let program = line.first().is_some_and(|program| !program.is_empty() && !program.contains('*'));
+            program && line.len() <= SHELL_WORDS_MAX && !line.iter().any(|word| word.contains('\0'))
+        };
+        if raw.len() > SHELL_COMMANDS_MAX {
+            let rule = format!("at most {SHELL_COMMANDS_MAX} commands");
+            return Err(self.bad("shell.allow", raw.len().to_string(), &rule));
+        }
+        match raw.iter().find(|line| !is_line(line)) {
+            Some(line) => {
+                let rule = format!("lists of 1 to {SHELL_WORDS_MAX} words, the first of them a program without `*`");
+                Err(self.bad("shell.allow", line.join(" "), &rule))
+            }
+            None => Ok(raw),
+        }
     }
 
     fn log(&self, raw: RawLog) -> Result<Log, ConfigError> {
@@ -728,6 +789,8 @@ mod tests {
             ("[tailnet]\ntier = 'ephemeral'", ["tailnet.tier", "ephemeral", "shared, owner"]),
             ("[discovery]\nlan = 'maybe'", ["discovery.lan", "maybe", "true, false"]),
             ("[files]\nroots = ['docs']", ["files.roots", "docs", "absolute"]),
+            ("[shell]\nallow = [['*', 'x']]", ["shell.allow", "* x", "without `*`"]),
+            ("[shell]\nallow = [[]]", ["shell.allow", "program", "words"]),
             ("[files]\nroots = ['/a/../b']", ["files.roots", "/a/../b", "absolute"]),
             ("[log]\nlevel = 'loud'", ["log.level", "loud", "debug"]),
             ("[tools.'a:b']\ncommand = 'x'", ["tools", "a:b", "a-z"]),
@@ -769,7 +832,8 @@ mod tests {
         for (section, keys) in KEYS.into_iter().filter(|(section, _)| !section.is_empty()) {
             for key in keys {
                 let value = match *key {
-                    "deny" | "args" | "roots" | "read" | "write" | "egress" | "expose" | "approve" => "[]",
+                    "write" if section == "files" => "'x'",
+                    "deny" | "args" | "roots" | "read" | "write" | "egress" | "expose" | "approve" | "allow" => "[]",
                     "env" | "headers" | "effects" => "{}",
                     "door" => "false",
                     _ => "'x'",

@@ -22,7 +22,7 @@ pub use position::position_in_file;
 pub use settings::{
     CALL_TTL_DEFAULT, CALLS_RUNNING_DEFAULT, CALLS_RUNNING_MAX, Calls, Config, ConfigError, Differences, Discovery,
     FILE_NAME, Files, GatewayPreference, HTTP_PORT_DEFAULT, LOG_SIZE_DEFAULT, LOG_SIZES, LanDiscovery, Listen, Log,
-    LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Relay, RelayOffer, Rights, Stamp, TAILNET_SOCKET_DEFAULT,
+    LogFormat, Node, Overrides, QUIC_PORT_DEFAULT, Relay, RelayOffer, Rights, Shell, Stamp, TAILNET_SOCKET_DEFAULT,
     TOOL_TIMEOUT_DEFAULT, TOOL_TIMEOUT_MAX, Tailnet, TailnetMode, Warning,
 };
 pub use tailnet::{check_control_url, hostname_of, is_hostname};

@@ -64,6 +64,8 @@ pub struct Config {
     pub tailnet: Tailnet,
     /// Reach of the files tools.
     pub files: Files,
+    /// Commands that `shell.run` may run.
+    pub shell: Shell,
     /// Command tools by name.
     pub tools: BTreeMap<ToolName, Plugin>,
     /// MCP servers by name; without those that are disabled.
@@ -200,6 +202,17 @@ pub enum TailnetMode {
 pub struct Files {
     /// Absolute paths. None = no files tools.
     pub roots: Vec<PathBuf>,
+    /// True if files there may be written, moved and removed.
+    pub write: bool,
+}
+
+/// `[shell]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell {
+    /// Commands, word by word, in each of which `*` is any run of characters. None = no such tool.
+    pub allow: Vec<Vec<String>>,
+    /// Longest run of one.
+    pub timeout: Duration,
 }
 
 /// `[calls]`
@@ -375,6 +388,7 @@ impl Config {
             relay,
             tailnet,
             files,
+            shell,
             tools,
             mcp_servers,
             calls,
@@ -390,7 +404,10 @@ impl Config {
             }
         };
         note("node.deny", node.deny == now.node.deny);
-        note("files.roots", *files == now.files);
+        note("files.roots", files.roots == now.files.roots);
+        note("files.write", files.write == now.files.write);
+        note("shell.allow", shell.allow == now.shell.allow);
+        note("shell.timeout", shell.timeout == now.shell.timeout);
         note("calls.ttl", calls.ttl == now.calls.ttl);
         let (new, old) = (&rights.said, &now.rights.said);
         note("people", new.people == old.people);

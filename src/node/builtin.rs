@@ -1,7 +1,6 @@
 //! Built-in tools: what runs inside the agent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +15,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::files::{Encoding, FileError, FileRoots, ListArguments, ReadArguments};
+use self::programs::{Offered, Programs};
+use super::files::{
+    Encoding, FileError, FileRoots, ListArguments, MoveArguments, PathArguments, ReadArguments, WriteArguments,
+};
 use super::provider::{About, Absent, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs};
-use crate::config::Config;
 use crate::config::class::meminfo_bytes;
 use crate::config::value::show_duration;
+use crate::config::{Config, Files};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
+use crate::runtime::process::Launcher;
 use crate::runtime::spool::{Spool, SpoolError};
 use crate::tasks::{StrayError, Strays};
+
+mod desktop;
+mod programs;
+mod shell;
 
 /// Time that a built-in tool may take: they read a little, unless a disk hangs.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,6 +50,25 @@ enum Builtin {
     FilesList(Arc<FileRoots>),
     /// `files.read`
     FilesRead(Arc<FileRoots>),
+    /// `files.stat`
+    FilesStat(Arc<FileRoots>),
+    /// `files.write`
+    FilesWrite(Arc<FileRoots>),
+    /// `files.move`
+    FilesMove(Arc<FileRoots>),
+    /// `files.remove`
+    FilesRemove(Arc<FileRoots>),
+}
+
+impl Builtin {
+    fn changes(&self) -> bool {
+        match self {
+            #[cfg(feature = "fault-points")]
+            Self::Noop => false,
+            Self::DeviceInfo(_) | Self::FilesList(_) | Self::FilesRead(_) | Self::FilesStat(_) => false,
+            Self::FilesWrite(_) | Self::FilesMove(_) | Self::FilesRemove(_) => true,
+        }
+    }
 }
 
 /// A built-in tool as it is told to others.
@@ -58,69 +84,109 @@ const DEVICE_INFO: Told =
     Told { name: "device.info", description: "what this device is and how it does", owner_only: false };
 const FILES_LIST: Told = Told { name: "files.list", description: "lists a directory", owner_only: true };
 const FILES_READ: Told = Told { name: "files.read", description: "reads a file", owner_only: true };
+const FILES_STAT: Told = Told { name: "files.stat", description: "tells of a file or directory", owner_only: true };
+const FILES_WRITE: Told = Told { name: "files.write", description: "writes a whole file", owner_only: true };
+const FILES_MOVE: Told = Told { name: "files.move", description: "gives a file another name", owner_only: true };
+const FILES_REMOVE: Told =
+    Told { name: "files.remove", description: "removes a file or an empty directory", owner_only: true };
 
-/// All built-in tools, also those that this device does not offer.
-pub const ALL: [Told; 3] = [DEVICE_INFO, FILES_LIST, FILES_READ];
+/// Those whose names no other tool can have, also where this device does not offer them.
+pub const RESERVED: [Told; 3] = [DEVICE_INFO, FILES_LIST, FILES_READ];
+/// All that this program does itself. Of those that came later a tool of the settings may have the name.
+const ALL: [Told; 7] = [DEVICE_INFO, FILES_LIST, FILES_READ, FILES_STAT, FILES_WRITE, FILES_MOVE, FILES_REMOVE];
+/// Why one whose name is another's is not offered, and the next step.
+const TAKEN: (&str, &str) = ("a tool of sigil.toml has this name", "give that one another name to have this one");
+
+/// All built-in tools at most.
+pub const COUNT_MAX: usize = ALL.len() + programs::COUNT;
 
 /// The provider of all of them.
 #[derive(Debug)]
 pub struct Builtins {
     tools: BTreeMap<ToolName, Builtin>,
-    roots: Vec<PathBuf>,
+    programs: Programs,
+    files: Files,
+    /// Names of ours that the settings give to tools of their own.
+    taken: Vec<ToolName>,
     device_info: Strays,
     offers: watch::Sender<Arc<Offers>>,
     runs: Runs,
 }
 
 impl Builtins {
-    /// Those that the settings ask for.
+    /// Those that the settings ask for, and this device has. Blocks for some files.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
-        Self::with(config, Strays::new("device-info", DEVICE_INFO_AT_WORK_MAX))
+    pub fn new(config: &Config, launcher: Launcher) -> Self {
+        let taken = taken(config);
+        let programs = Programs::look(&config.shell, |told| told.is_among(&taken), launcher);
+        Self::with(config, Strays::new("device-info", DEVICE_INFO_AT_WORK_MAX), taken, programs)
     }
 
-    /// Those of new settings: looks at disks that still hang count on.
+    /// Those of new settings, if anything has changed: looks at disks that still hang count on. Blocks for some files.
     #[must_use]
-    pub fn renewed(&self, config: &Config) -> Self {
-        Self::with(config, self.device_info.clone())
+    pub fn renewed(&self, config: &Config) -> Option<Self> {
+        let taken = taken(config);
+        let programs = self.programs.again(&config.shell, |told| told.is_among(&taken));
+        let same = self.files == config.files && self.taken == taken && programs.is_like(&self.programs);
+        (!same).then(|| Self::with(config, self.device_info.clone(), taken, programs))
     }
 
-    /// True if new settings change nothing.
-    #[must_use]
-    pub fn is_of(&self, config: &Config) -> bool {
-        self.roots == config.files.roots
-    }
-
-    fn with(config: &Config, device_info: Strays) -> Self {
+    fn with(config: &Config, device_info: Strays, taken: Vec<ToolName>, programs: Programs) -> Self {
         let mut offered = vec![(DEVICE_INFO, Builtin::DeviceInfo(device_info.clone()))];
         #[cfg(feature = "fault-points")]
         if std::env::var_os("SIGIL_TEST_NOOP").is_some() {
             offered.push((Told { name: "noop", description: "does nothing", owner_only: false }, Builtin::Noop));
         }
-        let roots = config.files.roots.clone();
-        if !roots.is_empty() {
-            let files = Arc::new(FileRoots::new(roots.clone(), config.home.clone()));
+        if !config.files.roots.is_empty() {
+            let files = Arc::new(FileRoots::new(config.files.roots.clone(), config.home.clone()));
             offered.push((FILES_LIST, Builtin::FilesList(files.clone())));
-            offered.push((FILES_READ, Builtin::FilesRead(files)));
+            offered.push((FILES_READ, Builtin::FilesRead(files.clone())));
+            offered.push((FILES_STAT, Builtin::FilesStat(files.clone())));
+            if config.files.write {
+                offered.push((FILES_WRITE, Builtin::FilesWrite(files.clone())));
+                offered.push((FILES_MOVE, Builtin::FilesMove(files.clone())));
+                offered.push((FILES_REMOVE, Builtin::FilesRemove(files)));
+            }
         }
         let (mut tools, mut offers) = (BTreeMap::new(), Offers::default());
-        for (told, tool) in offered {
+        for (told, tool) in offered.into_iter().filter(|(told, _)| !told.is_among(&taken)) {
             let name: ToolName = told.name.parse().expect("our own names are valid");
-            let offer = Offer {
-                effect: Effect::None,
-                description: told.description.to_owned(),
-                owner_only: told.owner_only,
-                at_once: None,
-                timeout: TIMEOUT,
-                max_output: RESULT_BYTES_MAX,
-                card: None,
-                input: None,
-                in_review: false,
-            };
-            offers.tools.insert(name.clone(), Arc::new(offer));
+            let effect = if tool.changes() { Effect::Once } else { Effect::None };
+            offers.tools.insert(name.clone(), Arc::new(Offer { effect, ..offer(told) }));
             tools.insert(name, tool);
         }
-        Self { tools, roots, device_info, offers: watch::Sender::new(Arc::new(offers)), runs: Runs::default() }
+        for (name, Offered { told, effect, timeout, max_output }) in programs.offered() {
+            let offer = Offer { effect, timeout, max_output, ..offer(told) };
+            offers.tools.insert(name, Arc::new(offer));
+        }
+        let offers = watch::Sender::new(Arc::new(offers));
+        Self { tools, programs, files: config.files.clone(), taken, device_info, offers, runs: Runs::default() }
+    }
+}
+
+impl Told {
+    fn is_among(&self, names: &[ToolName]) -> bool {
+        names.iter().any(|name| name.folded() == self.name)
+    }
+}
+
+/// Names of ours that the settings give to tools of their own.
+fn taken(config: &Config) -> Vec<ToolName> {
+    let is_ours = |name: &&ToolName| ALL.into_iter().chain(programs::all()).any(|told| told.name == name.folded());
+    config.tools.keys().filter(is_ours).cloned().collect()
+}
+
+fn offer(told: Told) -> Offer {
+    Offer {
+        effect: Effect::None,
+        description: told.description.to_owned(),
+        owner_only: told.owner_only,
+        at_once: None,
+        timeout: TIMEOUT,
+        max_output: RESULT_BYTES_MAX,
+        card: None,
+        input: None,
+        in_review: false,
     }
 }
 
@@ -130,21 +196,39 @@ impl Provider for Builtins {
     }
 
     fn take(&self, job: Job) -> Box<dyn Run> {
+        if let Some(run) = self.programs.take(&job, || self.runs.enter()) {
+            return run;
+        }
         Box::new(BuiltinRun { tool: self.tools.get(&job.tool).cloned(), job, place: self.runs.enter() })
     }
 
     fn about(&self) -> About {
         let offers = self.offers.borrow();
         let is_absent = |told: &&Told| !offers.tools.keys().any(|name| name.as_str() == told.name);
+        let lack = |told: &Told| {
+            if told.is_among(&self.taken) {
+                TAKEN
+            } else if self.files.roots.is_empty() {
+                (
+                    "no directory of this device is open to it",
+                    "name directories in `files.roots` of sigil.toml, then `sigil reload`",
+                )
+            } else {
+                (
+                    "the directories of this device are open to be read alone",
+                    "say `write = true` in `[files]` of sigil.toml, then `sigil reload`",
+                )
+            }
+        };
         let absent = ALL.iter().filter(is_absent).map(|told| Absent {
             tool: told.name.to_owned(),
-            why: "no directory of this device is open to it".to_owned(),
-            fix: "name directories in `files.roots` of sigil.toml, then `sigil reload`".to_owned(),
+            why: lack(told).0.to_owned(),
+            fix: lack(told).1.to_owned(),
         });
         About {
             kind: Kind::Builtin,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-            absent: absent.collect(),
+            absent: absent.chain(self.programs.absent()).collect(),
             ..About::default()
         }
     }
@@ -209,6 +293,9 @@ pub enum BuiltinError {
     /// Too much is at work already that does not come back.
     #[error("{0}: a disk of this device does not answer")]
     Stuck(StrayError),
+    /// The owner of this device has not allowed it.
+    #[error("{0}")]
+    NotAllowed(&'static str),
     /// A bug of ours, caught.
     #[error("the tool broke down")]
     Broken,
@@ -220,6 +307,7 @@ impl BuiltinError {
     pub fn end(&self) -> RunEnd {
         match self {
             Self::File(error) if error.is_denied() => RunEnd::Denied(error.to_string()),
+            Self::NotAllowed(why) => RunEnd::Denied((*why).to_owned()),
             Self::File(error) if !error.is_of_arguments() => RunEnd::Failed(error.to_string()),
             Self::Arguments(_) | Self::File(_) => RunEnd::Failed(format!("{INVALID_ARGUMENT}{self}")),
             Self::Output(error @ SpoolError::TooLarge(_)) => RunEnd::Limit(error.story()),
@@ -258,6 +346,23 @@ async fn run(tool: &Builtin, arguments: &[u8], spool: &mut Spool<'_>) -> Result<
             };
             let at_work = roots.clone();
             answer(spool, roots.threads(&path)?, move || at_work.list(&path, &arguments)).await
+        }
+        Builtin::FilesStat(roots) => {
+            let (path, at_work) = (parse::<PathArguments>(arguments)?.place()?, roots.clone());
+            answer(spool, roots.threads(&path)?, move || at_work.stat(&path)).await
+        }
+        Builtin::FilesWrite(roots) => {
+            let arguments = parse::<WriteArguments>(arguments)?;
+            let (path, at_work) = (arguments.place()?, roots.clone());
+            answer(spool, roots.threads(&path)?, move || at_work.write(&path, &arguments)).await
+        }
+        Builtin::FilesMove(roots) => {
+            let ((from, to), at_work) = (parse::<MoveArguments>(arguments)?.places()?, roots.clone());
+            answer(spool, roots.threads(&from)?, move || at_work.rename(&from, &to)).await
+        }
+        Builtin::FilesRemove(roots) => {
+            let (path, at_work) = (parse::<PathArguments>(arguments)?.place()?, roots.clone());
+            answer(spool, roots.threads(&path)?, move || at_work.remove(&path)).await
         }
         Builtin::FilesRead(roots) => {
             let arguments = parse::<ReadArguments>(arguments)?;

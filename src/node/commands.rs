@@ -4,20 +4,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use super::schema::InputSchema;
 use super::{card, confine};
-use crate::plugin::{self, Plugin, Process, Program, Protocol, Tier, ToolEntry};
+use crate::plugin::{self, Egress, NetworkMode, Plugin, Process, Program, Protocol, Tier, ToolEntry, Value};
+use crate::runtime::egress::{self, Behalf, Pass, Proxy};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
-use crate::runtime::process::{self, Launch, Launcher, Spec};
-use crate::runtime::sandbox::Sandbox;
+use crate::runtime::process::{self, Launch, Launcher, Spec, WayOut};
+use crate::runtime::sandbox::{Network, Sandbox};
 use crate::secrets::{Redactor, Resolved, SecretError, Secrets};
 
 /// Starts the programs of plugins: what all of them share. Cheap to clone.
@@ -27,17 +28,26 @@ pub struct Starter {
     pub launcher: Launcher,
     /// The secrets that they are given.
     pub secrets: Secrets,
+    /// Lets out those whose network is restricted.
+    pub proxy: Proxy,
 }
 
 /// A plugin of processes.
 #[derive(Debug)]
 pub struct Commands {
+    shared: Arc<Shared>,
+    offers: watch::Sender<Arc<Offers>>,
+    runs: Runs,
+    /// Told when the run that was taken last has begun, or is gone.
+    last: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
     plugin: Plugin,
     /// Folder in which a program with `./` is.
     folder: Option<PathBuf>,
     starter: Starter,
-    offers: watch::Sender<Arc<Offers>>,
-    runs: Runs,
 }
 
 impl Commands {
@@ -54,25 +64,42 @@ impl Commands {
         let tools: BTreeMap<_, _> =
             offered.map(|tool| (tool.name.clone(), Arc::new(offer(&plugin, tool, folder.is_none())))).collect();
         let offers = watch::Sender::new(Arc::new(Offers { state: State::Ready, tools }));
-        Self { plugin, folder, starter, offers, runs: Runs::default() }
+        let shared = Arc::new(Shared { plugin, folder, starter });
+        Self { shared, offers, runs: Runs::default(), last: Mutex::default() }
     }
 
     /// The plugin.
     #[must_use]
     pub fn plugin(&self) -> &Plugin {
-        &self.plugin
+        &self.shared.plugin
+    }
+}
+
+impl Shared {
+    /// The values of the environment of its program.
+    fn values(&self) -> Option<&BTreeMap<String, Value>> {
+        self.plugin.program().map(|program| &program.env)
     }
 
-    /// The program for a call, its sandbox, and what is secret in it. Its secrets are read now.
-    fn spec(&self, job: &Job) -> Result<(Spec, Sandbox, Redactor), NotStarted> {
+    /// Starts the program for a call, with these values.
+    fn launch(
+        &self,
+        job: &Job,
+        resolved: Result<Resolved, SecretError>,
+    ) -> Result<(Launch, Arc<Redactor>), NotStarted> {
         let plugin::Runs::Process(program, process) = &self.plugin.execution.runs else {
             return Err(NotStarted::NoProgram);
         };
         let tool = self.plugin.tools.iter().find(|tool| tool.name == job.tool).ok_or(NotStarted::NoProgram)?;
         let sandbox = self.sandbox()?;
-        let Resolved { values, redactor } = self.starter.secrets.resolve(&program.env)?;
+        let Resolved { values, redactor } = resolved?;
         let spec = spec(program, process, tool, self.folder.as_deref(), values, job).ok_or(NotStarted::NoProgram)?;
-        Ok((spec, sandbox, redactor))
+        let pass = || Pass { rules: program.egress.clone(), behalf: behalf(&self.plugin, job) };
+        let way_out = (sandbox.network == Network::Restricted)
+            .then(|| WayOut { proxy: self.starter.proxy.clone(), pass: pass() });
+        let redactor = Arc::new(redactor);
+        let launch = self.starter.launcher.launch_out(spec, sandbox, way_out).redacting(redactor.clone());
+        Ok((launch, redactor))
     }
 
     fn sandbox(&self) -> Result<Sandbox, NotStarted> {
@@ -161,6 +188,19 @@ pub(super) fn of_call(job: &Job) -> [(String, String); 4] {
     ]
 }
 
+/// On whose behalf something goes out in a call.
+pub(super) fn behalf(plugin: &Plugin, job: &Job) -> Behalf {
+    Behalf { provider: plugin.name.to_string(), tool: Some(job.tool.to_string()), call: Some(job.id.to_string()) }
+}
+
+/// The environment by which a program finds its way out, where its network is restricted.
+pub(super) fn way_out_of(network: NetworkMode, rules: &[Egress]) -> BTreeMap<String, String> {
+    match network {
+        NetworkMode::Restricted => egress::environment(rules),
+        NetworkMode::None | NetworkMode::Host => BTreeMap::new(),
+    }
+}
+
 /// The environment that tells the program of an installed plugin where its files are.
 pub(super) fn of_plugin(folder: Option<&Path>) -> Option<(String, String)> {
     folder.map(|folder| ("SIGIL_PLUGIN_DIR".to_owned(), folder.display().to_string()))
@@ -185,10 +225,12 @@ fn spec(
     process: &Process,
     tool: &ToolEntry,
     folder: Option<&Path>,
-    mut env: BTreeMap<String, String>,
+    values: BTreeMap<String, String>,
     job: &Job,
 ) -> Option<Spec> {
     let (command, mut args) = words(program, folder)?;
+    let mut env = way_out_of(program.network, &program.egress);
+    env.extend(values);
     env.extend(of_call(job));
     env.extend(of_plugin(folder));
     args.extend(tool.args.iter().cloned());
@@ -201,23 +243,29 @@ impl Provider for Commands {
     }
 
     fn take(&self, job: Job) -> Box<dyn Run> {
-        let place = self.runs.enter();
-        match self.spec(&job) {
-            Ok((spec, sandbox, redactor)) => {
-                let redactor = Arc::new(redactor);
-                let launch = self.starter.launcher.launch_in(spec, sandbox).redacting(redactor.clone());
-                Box::new(CommandRun { launch, job, redactor, place })
+        let (place, shared) = (self.runs.enter(), self.shared.clone());
+        let at_hand = shared.values().and_then(|values| shared.starter.secrets.at_hand(values));
+        let begins = match at_hand {
+            Some(resolved) => match shared.launch(&job, resolved) {
+                Ok((launch, redactor)) => Begins::Now(launch, redactor),
+                Err(why) => return Box::new(Unstarted(why.to_string())),
+            },
+            // A disk is asked first, and those that come later stand behind.
+            None => {
+                let (done, next) = oneshot::channel();
+                let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
+                Begins::Later { shared, before, done }
             }
-            Err(why) => Box::new(Unstarted(why.to_string())),
-        }
+        };
+        Box::new(CommandRun { begins, job, place })
     }
 
     fn about(&self) -> About {
         let (level, gaps) =
-            self.sandbox().map(|sandbox| confine::shown(&sandbox, &self.starter.launcher)).unwrap_or_default();
+            self.shared.sandbox().map(|it| confine::shown(&it, &self.shared.starter.launcher)).unwrap_or_default();
         About {
             kind: Kind::Process,
-            version: self.plugin.version.as_ref().map(ToString::to_string),
+            version: self.shared.plugin.version.as_ref().map(ToString::to_string),
             tier: Some(Tier::Process),
             protocol: Some("json"),
             level,
@@ -241,10 +289,17 @@ impl Run for Unstarted {
 }
 
 struct CommandRun {
-    launch: Launch,
+    begins: Begins,
     job: Job,
-    redactor: Arc<Redactor>,
     place: Place,
+}
+
+/// The beginning of a run.
+enum Begins {
+    /// It was made when the run was taken.
+    Now(Launch, Arc<Redactor>),
+    /// It is made once a disk has told what its program is to be given, and after that of the run before.
+    Later { shared: Arc<Shared>, before: Option<oneshot::Receiver<()>>, done: oneshot::Sender<()> },
 }
 
 impl Run for CommandRun {
@@ -254,10 +309,41 @@ impl Run for CommandRun {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, RunOutcome> {
         Box::pin(async move {
-            let Self { launch, job, redactor, place } = *self;
+            let Self { begins, job, place } = *self;
+            let began = Instant::now();
+            let (launch, redactor, time) = match begins {
+                Begins::Now(launch, redactor) => (launch, redactor, job.timeout),
+                Begins::Later { shared, before, done } => {
+                    let begun = async {
+                        if let Some(before) = before {
+                            // Gone without a word: it does not begin any more.
+                            let _ = before.await;
+                        }
+                        let none = BTreeMap::new();
+                        let resolved = shared.starter.secrets.fetch(shared.values().unwrap_or(&none)).await;
+                        shared.launch(&job, resolved)
+                    };
+                    let begun = tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => {
+                            return RunEnd::Cancelled("cancelled before it was started".to_owned()).into();
+                        }
+                        () = place.ended() => {
+                            return RunEnd::NotStarted("its tool was replaced or taken away".to_owned()).into();
+                        }
+                        begun = timeout(job.timeout, begun) => begun,
+                    };
+                    drop(done);
+                    match begun {
+                        Ok(Ok((launch, redactor))) => (launch, redactor, job.timeout.saturating_sub(began.elapsed())),
+                        Ok(Err(why)) => return RunEnd::NotStarted(why.to_string()).into(),
+                        Err(_) => return RunEnd::NotStarted(SecretError::Stuck.to_string()).into(),
+                    }
+                }
+            };
             let stop = cancel.child_token();
             let Parts { spool, note } = parts;
-            let mut run = pin!(process::run(launch, job.timeout, job.arguments, &stop, spool, note));
+            let mut run = pin!(process::run(launch, time, job.arguments, &stop, spool, note));
             tokio::select! {
                 biased;
                 outcome = &mut run => return without_secrets(&redactor, outcome),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::commands::{self, without_secrets};
 use super::provider::{About, Absent, Job, Kind, Offers, Parts, Place, Provider, Run, Runs, State};
-use crate::plugin::{self, ContainerConfig, Image, Instance, Level, NetworkMode, Plugin, Protocol, Pull, Tier};
+use crate::plugin::{self, ContainerConfig, Image, Instance, Level, Plugin, Protocol, Pull, Tier};
 use crate::runtime::container::pool::{Lives, Pool};
 use crate::runtime::container::run::{Bounds, run};
 use crate::runtime::container::{Command, EngineState, ImageFacts, Order, Runtime, RuntimeError};
@@ -91,7 +91,7 @@ impl Contained {
     #[must_use]
     pub fn start(plugin: &Plugin, with: &Containers) -> Option<Self> {
         let config = ContainerConfig::from_manifest(plugin).ok()?;
-        if plugin.execution.protocol != Protocol::Json || config.network == NetworkMode::Restricted {
+        if plugin.execution.protocol != Protocol::Json {
             return None;
         }
         let tools = plugin.tools.iter().map(|tool| (tool.name.clone(), Arc::new(commands::offer(plugin, tool, false))));
@@ -237,6 +237,14 @@ impl Shared {
         Pool::new(self.with.runtime.clone(), order, lives, self.with.tasks.clone())
     }
 
+    /// True if a container has one call only.
+    fn is_of_one_call(&self) -> bool {
+        match &self.plugin.execution.runs {
+            plugin::Runs::Container(_, container) => container.instance == Instance::Call,
+            plugin::Runs::Process(..) | plugin::Runs::Remote(_) => true,
+        }
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -262,10 +270,9 @@ impl Shared {
     }
 
     /// The command of a tool, and what is secret in it.
-    fn command(&self, pool: Option<&Pool>, job: &Job) -> Result<(Command, Redactor), String> {
-        let pool = pool.ok_or("its container engine is not ready")?;
+    async fn command(&self, pool: &Pool, job: &Job) -> Result<(Command, Redactor), String> {
         let tool = self.plugin.tools.iter().find(|tool| tool.name == job.tool).ok_or("its plugin has no such tool")?;
-        let resolved = self.with.secrets.resolve(&self.config.env);
+        let resolved = self.with.secrets.fetch(&self.config.env).await;
         let Resolved { values, redactor } =
             resolved.map_err(|error| format!("what it is to be given cannot be had: {error}"))?;
         let mut command = command_of(&self.config, &pool.order().image, &tool.args, values)?;
@@ -368,6 +375,7 @@ pub(super) fn command_of(
     }
     let mut env: BTreeMap<String, String> =
         ["HOME", "TMPDIR"].map(|name| (name.to_owned(), TEMP_DIR.to_owned())).into();
+    env.extend(commands::way_out_of(config.network, &config.egress));
     env.extend(values);
     Ok(Command { program: program.iter().chain(args).cloned().collect(), env })
 }
@@ -381,8 +389,7 @@ impl Provider for Contained {
         let shared = self.shared.clone();
         let place = shared.runs.enter();
         let pool = shared.held().pool.clone();
-        let command = shared.command(pool.as_ref(), &job);
-        Box::new(ContainedRun { shared, pool, command, job, place })
+        Box::new(ContainedRun { shared, pool, job, place })
     }
 
     fn about(&self) -> About {
@@ -414,7 +421,6 @@ impl Provider for Contained {
 struct ContainedRun {
     shared: Arc<Shared>,
     pool: Option<Pool>,
-    command: Result<(Command, Redactor), String>,
     job: Job,
     place: Place,
 }
@@ -426,13 +432,21 @@ impl Run for ContainedRun {
         cancel: &'a CancellationToken,
     ) -> BoxFuture<'a, RunOutcome> {
         Box::pin(async move {
-            let Self { shared, pool, command, job, place } = *self;
-            let (Some(pool), Ok((command, redactor))) = (pool, command.as_ref()) else {
-                let why = command.err().unwrap_or_else(|| "its container engine is not ready".to_owned());
-                return RunEnd::NotStarted(why).into();
+            let Self { shared, pool, job, place } = *self;
+            let Some(pool) = pool else {
+                return RunEnd::NotStarted("its container engine is not ready".to_owned()).into();
             };
             let began = Instant::now();
             let stop = cancel.child_token();
+            let command = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()).into(),
+                command = shared.command(&pool, &job) => command,
+            };
+            let (command, redactor) = match command {
+                Ok(command) => command,
+                Err(why) => return RunEnd::NotStarted(why).into(),
+            };
             let taken = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return RunEnd::Cancelled("cancelled before it was started".to_owned()).into(),
@@ -444,13 +458,16 @@ impl Run for ContainedRun {
                 Ok(Err(error)) => return RunEnd::NotStarted(error.to_string()).into(),
                 Err(_) => return RunEnd::NotStarted("no container for it came up in time".to_owned()).into(),
             };
-            let exec = match lease.runtime().exec(lease.instance(), command.clone()).await {
+            if shared.is_of_one_call() {
+                lease.instance().serves(commands::behalf(&shared.plugin, &job));
+            }
+            let exec = match lease.runtime().exec(lease.instance(), command).await {
                 Ok(exec) => exec,
                 Err(error) => return RunEnd::NotStarted(error.to_string()).into(),
             };
             let bounds =
                 Bounds { time: job.timeout.saturating_sub(began.elapsed()), memory: shared.config.memory_limit };
-            let redactor = Arc::new(redactor.clone());
+            let redactor = Arc::new(redactor);
             let Parts { spool, note } = parts;
             let mut run = pin!(run(exec, bounds, job.arguments, redactor.clone(), &stop, spool, note));
             let outcome = tokio::select! {

@@ -21,10 +21,10 @@ use super::provider::Provider;
 use super::resting::Resting;
 use super::servers::{self, WrittenBy};
 use crate::config::Config;
-use crate::plugin::{NetworkMode, Plugin, PluginName, Protocol, Tier};
+use crate::plugin::{Plugin, PluginName, Protocol};
 
 /// Tools that the settings may add, so that with all built-in ones they fit into a directory record.
-const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::ALL.len();
+const COMMAND_TOOLS_MAX: usize = TOOLS_MAX - builtin::COUNT_MAX;
 
 /// All that providers are made with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -64,12 +64,10 @@ impl<T> fmt::Debug for Held<T> {
     }
 }
 
-/// Said of plugins in containers with a restricted network.
-const NO_RESTRICTED: &str = "a restricted network is not offered yet: only none and host are";
 /// Said of what asks for more than its tier gives.
 const NOT_SO: &str = "its least level is a container, and it is a process";
-/// Said of gRPC servers with a network.
-const NO_NETWORK: &str = "plugins that speak gRPC are run without a network only";
+/// Said of gRPC servers that ask for it.
+const NO_NETWORK: &str = "plugins that speak gRPC are run without the network of this device";
 
 impl Means {
     /// `before`: what it is to take the place of, if there is something.
@@ -93,13 +91,9 @@ impl Means {
         if let Some(served) = Served::start(plugin, folder, &self.containers, &self.hosting) {
             return Arc::new(served);
         }
-        let is_restricted = plugin.program().is_some_and(|program| program.network == NetworkMode::Restricted);
-        let (why, fix) = match (plugin.execution.protocol, plugin.tier()) {
-            (Protocol::Grpc(_), _) => (NO_NETWORK, "`network: none` lets it run"),
-            (_, Some(Tier::Container)) if is_restricted => {
-                (NO_RESTRICTED, "`network: none` runs with this version, and `host` once its owner has allowed it")
-            }
-            (Protocol::Json | Protocol::Mcp, _) => (NOT_SO, "a lower `min_level`, or an `image`, lets it run"),
+        let (why, fix) = match plugin.execution.protocol {
+            Protocol::Grpc(_) => (NO_NETWORK, "`network: none` or `restricted` lets it run"),
+            Protocol::Json | Protocol::Mcp => (NOT_SO, "a lower `min_level`, or an `image`, lets it run"),
         };
         Arc::new(Resting::stopped(plugin, why, fix))
     }
@@ -146,7 +140,7 @@ impl Declared {
     pub fn new(config: &Config, means: Means) -> Result<Self, DeclaredError> {
         check(config)?;
         let none = Self {
-            builtins: Arc::new(Builtins::new(config)),
+            builtins: Arc::new(Builtins::new(config, means.starter.launcher.clone())),
             commands: BTreeMap::new(),
             servers: BTreeMap::new(),
             plugins: BTreeMap::new(),
@@ -163,8 +157,8 @@ impl Declared {
     pub fn renewed(&self, config: &Config) -> Result<Self, DeclaredError> {
         check(config)?;
         let mut new = self.with(config);
-        if !self.builtins.is_of(config) {
-            new.builtins = Arc::new(self.builtins.renewed(config));
+        if let Some(builtins) = self.builtins.renewed(config) {
+            new.builtins = Arc::new(builtins);
         }
         Ok(new)
     }
@@ -241,7 +235,7 @@ pub fn check(config: &Config) -> Result<(), DeclaredError> {
     if config.tools.len() > COMMAND_TOOLS_MAX {
         return Err(DeclaredError::TooMany { count: config.tools.len() });
     }
-    let built_in = |name: &&ToolName| builtin::ALL.iter().any(|told| told.name == name.folded());
+    let built_in = |name: &&ToolName| builtin::RESERVED.iter().any(|told| told.name == name.folded());
     match config.tools.keys().find(built_in) {
         Some(name) => Err(DeclaredError::Reserved(name.clone())),
         None => Ok(()),
@@ -300,7 +294,7 @@ mod tests {
         let bench = Bench::new();
         assert_eq!(names(&bench.declared("").unwrap()), ["device.info"]);
         let with = bench.declared("[files]\nroots = ['/tmp']\n[tools.backup]\ncommand = 'true'\n").unwrap();
-        assert_eq!(names(&with), ["backup", "device.info", "files.list", "files.read"]);
+        assert_eq!(names(&with), ["backup", "device.info", "files.list", "files.read", "files.stat"]);
         let decls = catalogue(&with).decls();
         assert!(decls.iter().all(|decl| decl.owner_only != (decl.name.as_str() == "device.info")));
         assert_eq!(decls[0].effect, Effect::Once);
@@ -334,8 +328,8 @@ mod tests {
         };
         install(&process("a"), &[Consent::Process]);
         install(&process("b"), &[]);
-        let restricted = "execution: { image: x, network: restricted, egress: [a.example] }";
-        install(&format!("name: c\nversion: 1.2.0\n{restricted}\ntools: [{{ name: echo }}]"), &[]);
+        let grpc = "execution: { image: x, network: host, protocol: grpc, grpc_port: 50051 }";
+        install(&format!("name: c\nversion: 1.2.0\n{grpc}\ntools: [{{ name: echo }}]"), &[Consent::HostNetwork]);
         let installed = plugins.list().unwrap();
         let declared = bench.declared("").unwrap().with_plugins(&installed);
         assert_eq!(names(&declared), ["a.echo", "device.info"]);
@@ -351,11 +345,14 @@ mod tests {
         assert!(absent[0].fix.contains("sigil plugin allow b --process"), "{absent:?}");
         let (state, kind, _, absent) = told("c");
         assert!(
-            state == "stopped" && kind == Kind::Container && absent[0].why.contains("not offered yet"),
+            state == "stopped"
+                && kind == Kind::Container
+                && absent[0].why.contains("without the network of this device"),
             "{absent:?}"
         );
         let absent: Vec<_> = told("sigil").3.into_iter().map(|absent| absent.tool).collect();
-        assert_eq!(absent, ["files.list", "files.read"]);
+        assert_eq!(absent[..2], ["files.list", "files.read"]);
+        assert!(absent.iter().any(|tool| tool == "shell.run"), "{absent:?}");
         // Only what has changed is replaced.
         plugins.allow(&"b".parse().unwrap(), &BTreeSet::from([Consent::Process])).unwrap();
         let next = declared.with_plugins(&plugins.list().unwrap());
@@ -378,6 +375,7 @@ mod tests {
             |count: usize| (0..count).map(|n| format!("[tools.t{n}]\ncommand = 'x'\n")).collect::<Vec<_>>().concat();
         assert!(bench.declared(&tools(COMMAND_TOOLS_MAX)).is_ok());
         let error = bench.declared(&tools(COMMAND_TOOLS_MAX + 1)).unwrap_err().to_string();
-        assert!(error.contains("510 tools") && error.contains("at most 509"), "{error}");
+        let (count, max) = (COMMAND_TOOLS_MAX + 1, COMMAND_TOOLS_MAX);
+        assert!(error.contains(&format!("{count} tools")) && error.contains(&format!("at most {max}")), "{error}");
     }
 }

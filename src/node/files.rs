@@ -28,7 +28,10 @@ use self::guard::{Guard, Refused};
 use crate::config::value::show_size;
 use crate::tasks::Strays;
 
+mod change;
 mod guard;
+
+pub use change::{Changed, MoveArguments, PathArguments, WriteArguments, Written};
 
 /// Entries of one list, at most; about 3 MiB of JSON.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -391,19 +394,12 @@ impl FileRoots {
         let shown = || path.to_string_lossy().into_owned();
         let system = |errno| FileError::System { path: shown(), errno };
         let stat = fstat(&fd).map_err(system)?;
-        let what = match kind(&stat) {
-            SFlag::S_IFREG => {
-                let again = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                let file = File::open(again).map_err(|error| system(errno_of(&error)))?;
-                return Ok((file, size(&stat), modified_ms(&stat)));
-            }
-            SFlag::S_IFDIR => "a directory",
-            SFlag::S_IFIFO => "a pipe",
-            SFlag::S_IFSOCK => "a socket",
-            SFlag::S_IFBLK | SFlag::S_IFCHR => "a device",
-            _ => "something else",
-        };
-        Err(FileError::Kind { path: shown(), what, wanted: "a file" })
+        if kind(&stat) != SFlag::S_IFREG {
+            return Err(FileError::Kind { path: shown(), what: what(&stat), wanted: "a file" });
+        }
+        let again = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let file = File::open(again).map_err(|error| system(errno_of(&error)))?;
+        Ok((file, size(&stat), modified_ms(&stat)))
     }
 
     /// Reads a part of a file for a JSON answer. Blocks.
@@ -586,6 +582,18 @@ fn entry(name: String, stat: &FileStat) -> Entry {
 
 fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+/// What is no plain file, for people.
+fn what(stat: &FileStat) -> &'static str {
+    match kind(stat) {
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFLNK => "a link",
+        SFlag::S_IFIFO => "a pipe",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFBLK | SFlag::S_IFCHR => "a device",
+        _ => "something else",
+    }
 }
 
 fn size(stat: &FileStat) -> u64 {

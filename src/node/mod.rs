@@ -14,6 +14,7 @@ pub mod foreign;
 pub mod grpc;
 pub mod host;
 pub mod mcp;
+pub mod outbound;
 pub mod plugins;
 pub mod provider;
 pub mod publisher;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plugin::{Cancel, ContainerConfig, NetworkMode, Plugin, Program, Protocol, Runs, Value};
+use crate::plugin::{Cancel, ContainerConfig, Plugin, Program, Protocol, Runs, Value};
 use crate::runtime::sandbox::Sandbox;
 
 use super::mcp::spec::{CancelPolicy, HttpSpec, PipesSpec, ServerSpec, Transport};
@@ -31,7 +31,6 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
             Transport::Pipes(pipes(program, folder, process.cwd.clone(), sandbox)?)
         }
         Runs::Remote(remote) => Transport::Http(HttpSpec { url: remote.url.clone(), headers: remote.headers.clone() }),
-        Runs::Container(program, _) if program.network == NetworkMode::Restricted => return None,
         Runs::Container(..) => Transport::Container(Box::new(ContainerConfig::from_manifest(plugin).ok()?)),
     };
     Some(ServerSpec {
@@ -64,7 +63,9 @@ fn pipes(program: &Program, folder: Option<&Path>, cwd: Option<PathBuf>, sandbox
         .clone()
         .into_iter()
         .chain(commands::of_plugin(folder).map(|(name, folder)| (name, Value::Text(folder))));
-    Some(PipesSpec { command, args, env: env.collect(), cwd, sandbox })
+    let way_out = commands::way_out_of(program.network, &program.egress).into_iter();
+    let env = way_out.map(|(name, value)| (name, Value::Text(value))).chain(env).collect();
+    Some(PipesSpec { command, args, env, cwd, sandbox, egress: program.egress.clone() })
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::mcp::hosted::McpHost;
 use super::provider::{Job, Offer, Offers, Parts, Place, Provider, Run, Runs, State};
 use crate::runtime::container::Runtime;
 use crate::runtime::container::engine::Engine;
+use crate::runtime::egress::Proxy;
 use crate::runtime::outcome::{RunEnd, RunOutcome};
 use crate::runtime::process::Launcher;
 use crate::secrets::Secrets;
@@ -105,13 +106,15 @@ impl Run for FakeRun {
 pub(crate) fn means(home: &Path, launcher: Launcher, tasks: &TaskGroup) -> Means {
     let secrets = Secrets::of(home);
     // No test of this needs one that is there.
-    let engine = Engine::start(home, "", Vec::new(), launcher.helper().clone(), tasks).unwrap();
+    let (proxy, _) = Proxy::start(tasks);
+    let engine = Engine::start(home, "", Vec::new(), launcher.helper().clone(), proxy.clone(), tasks).unwrap();
     let runtime: Arc<dyn Runtime> = Arc::new(engine);
     let hosting = McpHost {
         launcher: launcher.clone(),
         runtime: runtime.clone(),
         pins: home.join("pins"),
         secrets: secrets.clone(),
+        proxy: proxy.clone(),
         approved: watch::channel(Arc::default()).1,
         tasks: tasks.clone(),
     };
@@ -121,5 +124,5 @@ pub(crate) fn means(home: &Path, launcher: Launcher, tasks: &TaskGroup) -> Means
         approved: watch::channel(Arc::default()).1,
         present: Present::default(),
     };
-    Means { starter: Starter { launcher, secrets }, hosting, containers, foreign }
+    Means { starter: Starter { launcher, secrets, proxy }, hosting, containers, foreign }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::address::{Place, is_in, place};
+
 /// Port where a rule names none: HTTPS.
 const PORT_DEFAULT: u16 = 443;
 
@@ -28,6 +30,27 @@ pub enum EgressHost {
     Below(String),
     /// Addresses of which the first bits are these.
     Net(IpAddr, u8),
+}
+
+impl Egress {
+    /// True if it names this address, as an address.
+    #[must_use]
+    pub fn names(&self, address: IpAddr) -> bool {
+        match self.host {
+            EgressHost::Name(_) | EgressHost::Below(_) => false,
+            EgressHost::Net(net, bits) => is_in(address, net, bits),
+        }
+    }
+
+    /// True if it may lead elsewhere than out: to this device, or to others of this house.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        match self.host {
+            EgressHost::Name(_) | EgressHost::Below(_) => self.lan,
+            // What else a whole net has in it is not looked for.
+            EgressHost::Net(net, bits) => place(net) != Place::Public || bits < if net.is_ipv4() { 32 } else { 128 },
+        }
+    }
 }
 
 /// A text that names no place.
@@ -79,7 +102,15 @@ fn host_of(text: &str) -> Result<EgressHost, InvalidEgress> {
         return Ok(EgressHost::Net(address.into(), 32));
     }
     let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
-    let name = name.to_ascii_lowercase();
+    let name = plain_host_name(name).ok_or(InvalidEgress)?;
+    Ok(if below { EgressHost::Below(name) } else { EgressHost::Name(name) })
+}
+
+/// A host's name in small letters, if it is one that nobody reads as something else: labels of letters, digits and hyphens,
+/// without a dot at its end, the last of them not a number.
+#[must_use]
+pub fn plain_host_name(text: &str) -> Option<String> {
+    let name = text.to_ascii_lowercase();
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -89,10 +120,7 @@ fn host_of(text: &str) -> Result<EgressHost, InvalidEgress> {
     // A name whose last part is a number would be read as an address by others: `1.2.3`, `2130706433`, `0x7f.1`.
     let last = name.rsplit('.').next().unwrap_or_default();
     let is_numeric = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
-    if name.len() > 253 || is_numeric || !name.split('.').all(is_label) {
-        return Err(InvalidEgress);
-    }
-    Ok(if below { EgressHost::Below(name) } else { EgressHost::Name(name) })
+    (name.len() <= 253 && !is_numeric && name.split('.').all(is_label)).then_some(name)
 }
 
 impl fmt::Display for Egress {
@@ -160,6 +188,25 @@ mod tests {
             "ä.org",
         ] {
             assert!(bad.parse::<Egress>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_inside_is_told_from_what_is_out() {
+        for (text, inside) in [
+            ("api.example.org", false),
+            ("*.example.net:8443", false),
+            ("93.184.216.34", false),
+            ("[2606:2800::1]:80", false),
+            ("lan:nas.home:5000", true),
+            ("192.168.1.7:8123", true),
+            ("127.0.0.1:22", true),
+            ("169.254.169.254:80", true),
+            ("[fd00::1]:80", true),
+            ("0.0.0.0/0", true),
+            ("93.184.0.0/16", true),
+        ] {
+            assert_eq!(text.parse::<Egress>().unwrap().is_inside(), inside, "{text}");
         }
     }
 

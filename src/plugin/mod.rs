@@ -3,6 +3,7 @@
 //! A `plugin.yaml`, and `[tools.NAME]` and `[mcp_servers.NAME]` of `sigil.toml`, become a [`Plugin`]; past that nothing is
 //! checked again. All of it is pure: nothing here opens a file, starts a program, or knows the mesh beyond its names.
 
+mod address;
 mod check;
 mod command;
 mod container;
@@ -16,10 +17,11 @@ mod schema;
 mod types;
 mod yaml;
 
+pub use address::{Place, place};
 pub use check::{Invalid, Source, server};
 pub use command::CommandTool;
 pub use container::{ContainerConfig, NotAContainer};
-pub use egress::{Egress, EgressHost, InvalidEgress};
+pub use egress::{Egress, EgressHost, InvalidEgress, plain_host_name};
 pub use image::{Image, InvalidImage, validate_image};
 pub use import::{Import, ImportError, Imported, import};
 pub use limits::{InvalidLimit, MemoryLimit, parse_memory_limit};

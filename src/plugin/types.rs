@@ -360,7 +360,7 @@ pub enum Cancel {
 pub enum Consent {
     /// To run as a process of this device.
     Process,
-    /// To use the network of this device.
+    /// To use the network of this device, or to reach something of this house.
     HostNetwork,
     /// To read or write files of this device, talk to its services over unix sockets, or be given variables of the agent.
     HostData,
@@ -407,7 +407,8 @@ impl Plugin {
             consents.insert(Consent::Process);
         }
         // What is at an address is asked by the agent, from where it is.
-        if self.program().is_none_or(|program| program.network == NetworkMode::Host) {
+        let is_inside = |program: &Program| program.egress.iter().any(Egress::is_inside);
+        if self.program().is_none_or(|program| program.network == NetworkMode::Host || is_inside(program)) {
             consents.insert(Consent::HostNetwork);
         }
         let reaches_out = self.program().is_some_and(|program| !program.read.is_empty() || !program.write.is_empty());

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use sigil_shim::wire::{self, Go, Report};
+use sigil_shim::wire::{self, Go, Network, Report};
 
 /// The hidden command by which our own program is the helper, where there is none of its own.
 const COMMAND: &str = "tool-exec";
@@ -43,6 +43,8 @@ pub(super) struct Ends {
     pub(super) stdin: PipeWriter,
     pub(super) stdout: PipeReader,
     pub(super) stderr: PipeReader,
+    /// By which the socket comes at which the tool asks for what is outside, where its network is restricted.
+    pub(super) way_out: Option<UnixStream>,
 }
 
 impl Helper {
@@ -105,8 +107,14 @@ impl Helper {
             }
         };
         drop(its);
-        wire::send(&said, go, &[its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()])?;
-        Ok((child, Ends { said, stdin, stdout, stderr }))
+        let (way_out, its_way_out) = match go.network {
+            Network::Restricted => UnixStream::pair().map(|(ours, its)| (Some(ours), Some(its)))?,
+            Network::None | Network::Host => (None, None),
+        };
+        let mut fds = vec![its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()];
+        fds.extend(its_way_out.as_ref().map(|its| its.as_fd()));
+        wire::send(&said, go, &fds)?;
+        Ok((child, Ends { said, stdin, stdout, stderr, way_out }))
     }
 }
 
@@ -179,7 +187,7 @@ fn written(dir: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use mesh_core::test_kit::{Mutation, fuzz};
-    use sigil_shim::wire::{Exit, Level, Limits, Network, User};
+    use sigil_shim::wire::{Exit, Level, Limits, User};
 
     use super::*;
 

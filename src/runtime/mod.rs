@@ -9,6 +9,7 @@ use nix::unistd::{Gid, Uid, chown, geteuid};
 use sandbox::{Level, User};
 
 pub mod container;
+pub mod egress;
 pub mod helper;
 pub mod outcome;
 pub mod process;

@@ -29,12 +29,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::egress::{Gate, Pass, Proxy};
 use super::helper::{self, Ends, Helper};
 use super::out_dir;
 use super::outcome::{RunEnd, RunOutcome};
 use super::progress::ErrorStream;
 use super::run_dir::RunDir;
-use super::sandbox::{Level, Offered, Sandbox};
+use super::sandbox::{Level, Network, Offered, Sandbox};
 use super::self_test;
 use super::spool::{Spool, SpoolError};
 use super::streams::Streams;
@@ -110,10 +111,20 @@ pub struct Launch {
     _launcher: Launcher,
 }
 
+/// The way out of a program whose network is restricted.
+#[derive(Debug, Clone)]
+pub struct WayOut {
+    /// Lets it out.
+    pub proxy: Proxy,
+    /// What may go out.
+    pub pass: Pass,
+}
+
 #[derive(Debug)]
 struct Request {
     spec: Spec,
     sandbox: Sandbox,
+    way_out: Option<WayOut>,
     reply: oneshot::Sender<Result<Running, String>>,
     decided: Arc<AtomicBool>,
 }
@@ -126,6 +137,8 @@ pub(super) struct Running {
     pub(super) said: Said,
     pub(super) streams: Streams,
     pub(super) dir: RunDir,
+    /// Its way out, for as long as it runs.
+    pub(super) gate: Option<Gate>,
     kept: bool,
 }
 
@@ -256,10 +269,10 @@ impl Launcher {
         // last run.
         tasks.thread("tool-launcher", move |_| {
             let _runtime = runtime.enter();
-            while let Some(Request { spec, sandbox, reply, decided }) = inbox.blocking_recv() {
+            while let Some(Request { spec, sandbox, way_out, reply, decided }) = inbox.blocking_recv() {
                 if !reply.is_closed() && !decided.swap(true, Ordering::AcqRel) {
                     // Nobody waits any more? Then the run is dropped, and its group with it.
-                    let _ = reply.send(starter.start(&spec, &sandbox));
+                    let _ = reply.send(starter.start(&spec, &sandbox, way_out));
                 }
             }
         })?;
@@ -287,10 +300,16 @@ impl Launcher {
     /// The same in a sandbox.
     #[must_use]
     pub fn launch_in(&self, spec: Spec, sandbox: Sandbox) -> Launch {
+        self.launch_out(spec, sandbox, None)
+    }
+
+    /// The same, with a way out where its network is restricted: without one such a program does not start.
+    #[must_use]
+    pub fn launch_out(&self, spec: Spec, sandbox: Sandbox, way_out: Option<WayOut>) -> Launch {
         let (reply, running) = oneshot::channel();
         // Full or gone: the dropped sender tells `run`.
         let decided = Arc::new(AtomicBool::new(false));
-        let _ = self.requests.try_send(Request { spec, sandbox, reply, decided: decided.clone() });
+        let _ = self.requests.try_send(Request { spec, sandbox, way_out, reply, decided: decided.clone() });
         Launch { running, decided, redactor: Arc::default(), _launcher: self.clone() }
     }
 }
@@ -314,7 +333,10 @@ struct Starter {
 
 impl Starter {
     /// Starts a program; the reason why not is for people.
-    fn start(&self, spec: &Spec, sandbox: &Sandbox) -> Result<Running, String> {
+    fn start(&self, spec: &Spec, sandbox: &Sandbox, way_out: Option<WayOut>) -> Result<Running, String> {
+        if sandbox.network == Network::Restricted && way_out.is_none() {
+            return Err("its network is restricted, and nothing lets it out".to_owned());
+        }
         let level = if (sandbox.wanted, sandbox.least) == (Level::Bare, Level::Bare) {
             Level::Bare
         } else {
@@ -349,7 +371,8 @@ impl Starter {
         };
         let spawn = |command| Command::from(command).kill_on_drop(true).spawn();
         let (child, ends) = self.helper.start(&go, spawn).map_err(|error| format!("its helper: {error}"))?;
-        let Ends { said, stdin, stdout, stderr } = ends;
+        let Ends { said, stdin, stdout, stderr, way_out: by } = ends;
+        let gate = way_out.zip(by).map(|(WayOut { proxy, pass }, by)| proxy.open(by, pass));
         let streams = || {
             io::Result::Ok(Streams {
                 stdin: pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?,
@@ -361,7 +384,7 @@ impl Starter {
         // The helper leads a session, and so a group, of its own: both have its number.
         let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
         let said = Said { socket: said, level, ready: false };
-        Ok(Running { child, group, said, streams, dir, kept: spec.keep_running })
+        Ok(Running { child, group, said, streams, dir, gate, kept: spec.keep_running })
     }
 
     /// Waits for what this device offers.
@@ -457,7 +480,8 @@ pub async fn run(
         }
         started = &mut running => started,
     };
-    let Running { mut child, mut group, said, streams, dir, kept } = match started {
+    // The way out is there until this comes back.
+    let Running { mut child, mut group, said, streams, dir, gate: _gate, kept } = match started {
         Ok(Ok(running)) => running,
         Ok(Err(why)) => return RunEnd::NotStarted(why).into(),
         Err(_) => return RunEnd::NotStarted("too many programs wait to be started".to_owned()).into(),

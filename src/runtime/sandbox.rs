@@ -62,10 +62,6 @@ impl Sandbox {
     /// # Errors
     /// It would be less than the least, for people.
     pub(super) fn level(&self, offered: &Offered, home: &Path, stays: bool) -> Result<Level, String> {
-        if self.network == Network::Restricted {
-            let why = "network = restricted is not offered yet on this device: only none and host are";
-            return Err(why.to_owned());
-        }
         let (best, why) = if stays && offered.level == Level::Isolated && self.wanted == Level::Isolated {
             (Level::Confined, Some("what it starts may keep running, and at the level isolated nothing can"))
         } else {
@@ -75,6 +71,17 @@ impl Sandbox {
         if level < self.least {
             let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
             return Err(format!("it is to run at the level {} at least, and here is {level}{why}", self.least));
+        }
+        if self.network == Network::Restricted {
+            // Below, a tool is in the network of the device, of which ports could be closed, and no hosts.
+            let why = match (level, &offered.no_own_net) {
+                (Level::Isolated, None) => None,
+                (Level::Isolated, Some(why)) => Some(why.as_str()),
+                (Level::Bare | Level::Guarded | Level::Confined, _) => Some(why.unwrap_or("it asks for less")),
+            };
+            if let Some(why) = why {
+                return Err(format!("a restricted network needs a world of its own, the level isolated: {why}"));
+            }
         }
         for path in self.read.iter().chain(&self.write).filter(|path| self.allowed.contains_key(*path)) {
             super::led_to(path, &self.allowed)?;
@@ -118,6 +125,8 @@ pub struct Offered {
     pub landlock: u32,
     /// The reason for which it is not [`Level::Isolated`], for people.
     pub why_no_more: Option<String>,
+    /// The reason for which a tool can have no network of its own there, for people.
+    pub no_own_net: Option<String>,
 }
 
 /// An attack of the self-test that got through.
@@ -179,7 +188,7 @@ impl Offered {
     /// Only what needs nothing of the device.
     #[must_use]
     pub fn bare(why: String) -> Self {
-        Self { level: Level::Bare, gaps: Vec::new(), landlock: 0, why_no_more: Some(why) }
+        Self { level: Level::Bare, gaps: Vec::new(), landlock: 0, why_no_more: Some(why), no_own_net: None }
     }
 }
 
@@ -194,6 +203,9 @@ impl fmt::Display for Offered {
         }
         if self.level == Level::Isolated {
             layers.push("userns".to_owned());
+            if self.no_own_net.is_none() {
+                layers.push("netns".to_owned());
+            }
         }
         let layers = if layers.is_empty() { String::new() } else { format!("{}; ", layers.join(", ")) };
         let gaps: Vec<&str> = self.gaps.iter().map(|gap| gap.as_str()).collect();
@@ -207,7 +219,8 @@ mod tests {
     use super::*;
 
     fn offered(level: Level) -> Offered {
-        Offered { level, gaps: Vec::new(), landlock: 7, why_no_more: Some("no user namespaces".to_owned()) }
+        let why = Some("no user namespaces".to_owned());
+        Offered { level, gaps: Vec::new(), landlock: 7, why_no_more: why, no_own_net: None }
     }
 
     #[test]
@@ -226,9 +239,18 @@ mod tests {
 
     #[test]
     fn a_restricted_network_is_not_made_up() {
+        let home = Path::new("/home/u/.sigil");
         let restricted = Sandbox { network: Network::Restricted, ..Sandbox::best(Level::Guarded) };
-        let why = restricted.level(&offered(Level::Isolated), Path::new("/home/u/.sigil"), false).unwrap_err();
-        assert!(why.contains("not offered yet"), "{why}");
+        assert_eq!(restricted.level(&offered(Level::Isolated), home, false), Ok(Level::Isolated));
+        let none = Offered { no_own_net: Some("no loopback".to_owned()), ..offered(Level::Isolated) };
+        for (offered, stays, part) in [
+            (offered(Level::Confined), false, "no user namespaces"),
+            (offered(Level::Isolated), true, "keep running"),
+            (none, false, "no loopback"),
+        ] {
+            let why = restricted.level(&offered, home, stays).unwrap_err();
+            assert!(why.contains("level isolated") && why.contains(part), "{why}");
+        }
     }
 
     #[test]
@@ -262,7 +284,7 @@ mod tests {
     fn it_is_told_in_one_line() {
         assert_eq!(
             offered(Level::Isolated).to_string(),
-            "isolated (landlock 7, seccomp, userns; limits by rlimit); gaps: -"
+            "isolated (landlock 7, seccomp, userns, netns; limits by rlimit); gaps: -"
         );
         let gaps = Offered { gaps: vec![Gap::Socket, Gap::Daemon], ..offered(Level::Guarded) };
         assert_eq!(gaps.to_string(), "guarded (seccomp; limits by rlimit); gaps: socket, daemon");

@@ -46,8 +46,11 @@ pub(super) fn attack(helper: &Helper, home: &Path, work: &Path) -> Offered {
     }
     let mut why_no_more = None;
     for level in [Level::Isolated, Level::Confined, Level::Guarded] {
-        match at(level, helper, home, work) {
-            Ok(Found { gaps, landlock }) => return Offered { level, gaps, landlock, why_no_more },
+        match at(level, Network::None, helper, home, work) {
+            Ok(Found { gaps, landlock }) => {
+                let no_own_net = (level == Level::Isolated).then(|| no_own_net(helper, home, work)).flatten();
+                return Offered { level, gaps, landlock, why_no_more, no_own_net };
+            }
             Err(why) => {
                 why_no_more.get_or_insert(why);
             }
@@ -56,7 +59,16 @@ pub(super) fn attack(helper: &Helper, home: &Path, work: &Path) -> Offered {
     Offered::bare(why_no_more.unwrap_or_default())
 }
 
-fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, String> {
+/// The reason for which a tool can have no network of its own.
+fn no_own_net(helper: &Helper, home: &Path, work: &Path) -> Option<String> {
+    match at(Level::Isolated, Network::Restricted, helper, home, work) {
+        Ok(Found { gaps, .. }) if gaps.contains(&Gap::Tcp) => Some("it reaches this device from there".to_owned()),
+        Ok(_) => None,
+        Err(why) => Some(why),
+    }
+}
+
+fn at(level: Level, network: Network, helper: &Helper, home: &Path, work: &Path) -> Result<Found, String> {
     let told = |error: io::Error| error.to_string();
     let dir = tempfile::Builder::new().prefix("run-test-").tempdir_in(work).map_err(told)?;
     let user = User::NOBODY;
@@ -84,7 +96,7 @@ fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, 
     let go = Go {
         agent: std::process::id(),
         level,
-        network: Network::None,
+        network,
         unix_sockets: false,
         user,
         limits: Limits { processes: Some(PROCESSES), memory: Some(MEMORY), ..Limits::FREE },
@@ -111,7 +123,8 @@ fn at(level: Level, helper: &Helper, home: &Path, work: &Path) -> Result<Found, 
 }
 
 fn listen(level: Level, child: &mut Child, ends: Ends) -> Result<Found, String> {
-    let Ends { said, stdin, mut stdout, stderr: _stderr } = ends;
+    // Nobody takes the way out of its network, if it has one.
+    let Ends { said, stdin, mut stdout, stderr: _stderr, way_out: _way_out } = ends;
     drop(stdin);
     let mut text = Vec::new();
     let mut chunk = [0; 512];

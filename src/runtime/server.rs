@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::container::{Command, Dialer, Ends, Instance, Order, Runtime, RuntimeError, Stop, Told};
-use super::process::{Group, Launcher, Running, Said, Spec, show_end};
+use super::egress::Gate;
+use super::process::{Group, Launcher, Running, Said, Spec, WayOut, show_end};
 use super::run_dir::RunDir;
 use super::sandbox::Sandbox;
 use super::streams::Streams;
@@ -34,6 +35,7 @@ enum Kind {
         group: Group,
         said: Option<Said>,
         _dir: RunDir,
+        _gate: Option<Gate>,
         /// Keeps the thread that started it, with which it would die.
         _launcher: Launcher,
     },
@@ -72,7 +74,8 @@ impl Tail {
 }
 
 impl Server {
-    /// Starts a program in a sandbox. Returns it with what it reads, what it writes, and its error stream.
+    /// Starts a program in a sandbox, with a way out where its network is restricted. Returns it with what it reads, what it
+    /// writes, and its error stream.
     ///
     /// # Errors
     /// The reason for which it did not start, for people.
@@ -80,12 +83,15 @@ impl Server {
         launcher: &Launcher,
         spec: Spec,
         sandbox: Sandbox,
+        way_out: Option<WayOut>,
     ) -> Result<(Self, Sender, Receiver, Errors), String> {
-        let Running { child, group, mut said, streams, dir, .. } = launcher.launch_in(spec, sandbox).started().await?;
+        let Running { child, group, mut said, streams, dir, gate, .. } =
+            launcher.launch_out(spec, sandbox, way_out).started().await?;
         let Streams { stdin, stdout, stderr } = streams;
         let begun = tokio::task::spawn_blocking(move || said.begin().map(|()| said)).await;
         let said = begun.unwrap_or_else(|error| Err(error.to_string()))?;
-        let kind = Kind::Process { child, group, said: Some(said), _dir: dir, _launcher: launcher.clone() };
+        let kind =
+            Kind::Process { child, group, said: Some(said), _dir: dir, _gate: gate, _launcher: launcher.clone() };
         Ok((Self(kind), stdin, stdout, Errors(Box::new(stderr))))
     }
 
@@ -239,6 +245,7 @@ mod tests {
             &launcher(dir.path()),
             sh("echo warn >&2; while read l; do echo got $l; done; echo bye >&2"),
             Sandbox::BARE,
+            None,
         )
         .await
         .unwrap();
@@ -256,7 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = "trap '' TERM; sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & echo $$; while :; do sleep 1; done";
         let (server, stdin, mut stdout, _errors) =
-            Server::start(&launcher(dir.path()), sh(script), Sandbox::BARE).await.unwrap();
+            Server::start(&launcher(dir.path()), sh(script), Sandbox::BARE, None).await.unwrap();
         let pids = [line(&mut stdout).await, line(&mut stdout).await];
         drop(stdin);
         server.end().await;
@@ -274,10 +281,10 @@ mod tests {
     async fn its_end_is_told_and_so_is_why_it_did_not_start() {
         let dir = tempfile::tempdir().unwrap();
         let (mut server, _stdin, _stdout, _errors) =
-            Server::start(&launcher(dir.path()), sh("exit 3"), Sandbox::BARE).await.unwrap();
+            Server::start(&launcher(dir.path()), sh("exit 3"), Sandbox::BARE, None).await.unwrap();
         assert_eq!(server.ended().await, "exit code 3");
         let none = Spec { command: "/nowhere/x".into(), ..sh("") };
-        let why = Server::start(&launcher(dir.path()), none, Sandbox::BARE).await.err().unwrap();
+        let why = Server::start(&launcher(dir.path()), none, Sandbox::BARE, None).await.err().unwrap();
         assert!(why.contains("/nowhere/x") && why.contains("not found"), "{why}");
     }
 }

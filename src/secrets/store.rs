@@ -5,22 +5,30 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::OFlag;
+use tokio::time::timeout;
 
 use crate::platform;
 use crate::plugin::{SecretName, Value};
+use crate::tasks::Strays;
 
 use super::redact::Redactor;
 
 /// Largest secret: a key with its chain of certificates fits.
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
 
+/// Reads at once: a disk that is dead keeps so many threads, and nothing else.
+const AT_WORK_MAX: usize = 8;
+/// Longest wait for a disk.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
 /// The secrets of a home. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     dir: PathBuf,
+    threads: Strays,
 }
 
 /// A secret in the list: never its value.
@@ -60,6 +68,9 @@ pub enum SecretError {
     /// Others may read it.
     #[error("the secret `{name}` is open to other users: `chmod 600 {path}` closes it", name = .0.as_str(), path = .1.display())]
     Open(SecretName, PathBuf),
+    /// Its disk does not answer.
+    #[error("the disk that has it does not answer")]
+    Stuck,
     /// A variable of the agent that is not set.
     #[error("the variable {0} is not set where the agent was started")]
     NoVariable(String),
@@ -78,7 +89,7 @@ impl Secrets {
     /// Those of a home.
     #[must_use]
     pub fn of(home: &Path) -> Self {
-        Self { dir: home.join("secrets") }
+        Self { dir: home.join("secrets"), threads: Strays::new("secrets", AT_WORK_MAX) }
     }
 
     /// Keeps a secret, in place of one that has its name. A line end at its end is left out, as editors and `echo` add one.
@@ -143,11 +154,33 @@ impl Secrets {
         read_text(&path)
     }
 
-    /// Values as a process is to get them: read now.
+    /// Values as a process is to get them, if no disk is asked for that: `None` where one has to be.
+    #[must_use]
+    pub fn at_hand(&self, values: &BTreeMap<String, Value>) -> Option<Result<Resolved, SecretError>> {
+        let on_disk = |value: &Value| match value {
+            Value::Secret(_) | Value::File(_) => true,
+            Value::Text(_) | Value::Env(_) => false,
+        };
+        (!values.values().any(on_disk)).then(|| self.resolve(values))
+    }
+
+    /// Values as a process is to get them: read now, on a thread that may hang.
     ///
     /// # Errors
-    /// The first that cannot be had.
-    pub fn resolve(&self, values: &BTreeMap<String, Value>) -> Result<Resolved, SecretError> {
+    /// The first that cannot be had, or that a disk has not told within 10 s.
+    pub async fn fetch(&self, values: &BTreeMap<String, Value>) -> Result<Resolved, SecretError> {
+        if let Some(resolved) = self.at_hand(values) {
+            return resolved;
+        }
+        let (secrets, values) = (self.clone(), values.clone());
+        let read = self.threads.run(move || secrets.resolve(&values));
+        match timeout(READ_WITHIN, read).await {
+            Ok(Ok(resolved)) => resolved,
+            Ok(Err(_)) | Err(_) => Err(SecretError::Stuck),
+        }
+    }
+
+    fn resolve(&self, values: &BTreeMap<String, Value>) -> Result<Resolved, SecretError> {
         let mut resolved = Resolved::default();
         for (key, value) in values {
             let text = match value {

@@ -19,6 +19,10 @@ pub fn command(namespace: Option<&str>, words: &[&Path]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGIL_")) {
         command.env_remove(name);
     }
+    // Nor does a test reach the desktop of whoever runs it.
+    for name in ["DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"] {
+        command.env_remove(name);
+    }
     // How full the disk of this machine is, is not what is tested.
     command.env("SIGIL_STORAGE_FREE_MIN", "0B");
     command.env("NO_COLOR", "1").stdin(Stdio::null());

@@ -24,6 +24,7 @@ use sigil::plugin::ContainerConfig;
 use sigil::runtime::container::engine::Engine;
 use sigil::runtime::container::run::{Bounds, run};
 use sigil::runtime::container::{EngineState, ImageFacts, Order, Runtime, RuntimeError};
+use sigil::runtime::egress::Proxy;
 use sigil::runtime::helper::Helper;
 use sigil::runtime::outcome::{Output, RunEnd};
 use sigil::runtime::spool::{OutputLimits, Spool};
@@ -316,8 +317,9 @@ fn seed_c5_a_runtime_starts_and_stops_containers_for_real() {
     let tasks = TaskGroup::default();
     let order = runtime.block_on(async {
         let helper = Helper::install(&home.path().join("run"), None).unwrap();
-        let engine: Arc<dyn Runtime> =
-            Arc::new(Engine::start(home.path(), "1", vec![dockerd.socket()], helper, &tasks).unwrap());
+        let engine: Arc<dyn Runtime> = Arc::new(
+            Engine::start(home.path(), "1", vec![dockerd.socket()], helper, Proxy::start(&tasks).0, &tasks).unwrap(),
+        );
         let mut state = engine.state();
         let ready =
             tokio::time::timeout(PATIENCE, state.wait_for(|state| matches!(state, EngineState::Ready(_)))).await;
@@ -610,16 +612,6 @@ fn an_mcp_server_runs_in_a_container() {
     assert!(dockerd.neighbour_runs());
 }
 
-#[test]
-fn a_restricted_network_is_not_made_up() {
-    let home = device(
-        "unix:///nowhere/docker.sock",
-        &manifest("  network: restricted\n  egress: [a.example]\n", &tool("x", "true")),
-    );
-    wait_state(&home, "stopped");
-    assert!(provider(&home).to_string().contains("restricted network is not offered yet"), "{}", provider(&home));
-}
-
 /// Times of ours beside those of the engine alone, with the same options, in one run. By hand: `--ignored --nocapture`.
 #[test]
 #[ignore = "prints figures"]
@@ -632,7 +624,8 @@ fn figures_of_cold_and_warm_starts_beside_the_engine_alone() {
     let tasks = TaskGroup::default();
     runtime.block_on(async {
         let helper = Helper::install(&home.path().join("run"), None).unwrap();
-        let engine = Engine::start(home.path(), "1", vec![dockerd.socket()], helper, &tasks).unwrap();
+        let engine =
+            Engine::start(home.path(), "1", vec![dockerd.socket()], helper, Proxy::start(&tasks).0, &tasks).unwrap();
         engine.state().wait_for(|state| matches!(state, EngineState::Ready(_))).await.unwrap();
         let image = engine.image(&config.image).await.unwrap().unwrap();
         let order = Order { config, image, provider: "box".to_owned() };

@@ -17,7 +17,11 @@ mod command_line;
 #[cfg(target_os = "linux")]
 mod containers;
 mod damaged_store;
+#[cfg(target_os = "linux")]
+mod desktop;
 mod doors;
+#[cfg(target_os = "linux")]
+mod egress;
 mod explain_call;
 #[cfg(feature = "fault-points")]
 mod faults;

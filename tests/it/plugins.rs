@@ -96,13 +96,13 @@ fn a_plugin_is_installed_allowed_called_from_another_device_changed_and_removed(
     assert_eq!(done(&desk, &["call", "hub", "lamp.on"]).trim_end(), "second");
 
     // What this version does not offer is told, and nothing of it is offered.
-    let container = "name: box\nexecution: { image: ghcr.io/org/box:1, network: restricted, egress: [a.example] }\ntools: [{ name: open }]\n";
+    let container = "name: box\nexecution: { image: ghcr.io/org/box:1, network: host, protocol: grpc, grpc_port: 50051 }\ntools: [{ name: open }]\n";
     fs::write(&manifest, container).expect("it is written");
-    done(&hub, &["plugin", "install", dir]);
+    done(&hub, &["plugin", "install", dir, "--allow", "host-network"]);
     wait_until("it is told", PATIENCE, || hub.get("providers/box").status == 200);
     let shown = provider(&hub, "box");
     assert!(
-        shown["state"] == "stopped" && text(&shown, "why").contains("restricted network is not offered yet"),
+        shown["state"] == "stopped" && text(&shown, "why").contains("without the network of this device"),
         "{shown}"
     );
 

@@ -47,9 +47,15 @@ fn audit_text(body: &Value) -> String {
     let rows = lines.iter().map(|line| {
         let count = line.get("count").and_then(Value::as_u64).unwrap_or(1);
         let times = if count > 1 { format!(" ×{count}") } else { String::new() };
-        let what = match text(line, "edited") {
-            edited if !edited.is_empty() => edited,
-            _ => match (text(line, "tool"), text(line, "node")) {
+        let outside = line.get("outside").filter(|outside| !outside.is_null()).map(|outside| {
+            let host = dash(outside, "host");
+            let port = outside.get("port").and_then(Value::as_u64).filter(|port| *port > 0);
+            port.map_or(host.clone(), |port| format!("{host}:{port}"))
+        });
+        let what = match (outside, text(line, "edited")) {
+            (Some(outside), _) => outside,
+            (None, edited) if !edited.is_empty() => edited,
+            (None, _) => match (text(line, "tool"), text(line, "node")) {
                 (tool, node) if !tool.is_empty() => format!("{tool} on {node}"),
                 _ => dash(line.get("call").unwrap_or(&Value::Null), "id"),
             },
@@ -116,8 +122,12 @@ mod tests {
             "what": "answer_refused", "at": "2026-11-27T12:00:00Z", "count": 1, "principal": "person:mia",
             "call": { "id": "01J9ZK8W3V5T7M2N4P6Q8R0SXC", "state": null }, "verdict": "deny", "rule": "not an approver",
         });
-        let shown = audit_text(&json!({ "items": [line, edit, answer], "next_cursor": ".x" }));
-        assert!(shown.contains("01J9ZK8W3V5T7M2N4P6Q8R0SXC"), "{shown}");
+        let egress = json!({
+            "what": "egress", "at": "2026-11-27T12:00:00Z", "count": 1, "verdict": "deny", "rule": "photo: not_listed",
+            "outside": { "host": "evil.example", "port": 443, "sent_bytes": 0, "received_bytes": 0 },
+        });
+        let shown = audit_text(&json!({ "items": [line, edit, answer, egress], "next_cursor": ".x" }));
+        assert!(shown.contains("01J9ZK8W3V5T7M2N4P6Q8R0SXC") && shown.contains("evil.example:443"), "{shown}");
         assert!(!shown.contains('\u{1b}') && shown.contains("call_refused ×3") && shown.contains("lock.open on hub"));
         assert!(shown.contains("by person:anna:\n  [workspaces]\n  x = 1") && shown.contains("--cursor .x"), "{shown}");
     }

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use mesh_core::answer_words::{ToldAnswer, told_answers};
+use mesh_core::audit_record::Outside;
 use mesh_core::io::{CallRecord, View};
 use mesh_core::policy::Content;
 use mesh_core::rule_words::rule_of;
@@ -55,11 +56,25 @@ impl From<ToldAnswer> for AuditedAnswer {
     }
 }
 
+/// What a tool with a restricted network asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditedOutside {
+    /// The host, as far as it could be read; `*`: several.
+    host: String,
+    /// Its port; 0: none could be read, or several.
+    port: u16,
+    /// Bytes to there, of all that are alike.
+    sent_bytes: u64,
+    /// Bytes from there, likewise.
+    received_bytes: u64,
+}
+
 /// Something that happened, or several such that are alike.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AuditLine {
     /// What: `call`, `call_refused` (it was never accepted), `answer_refused`, `taken_back` (a yes for an hour), `edited`,
-    /// `edit_refused`, `door_refused` (before anything was done); `unknown` to this version.
+    /// `edit_refused`, `door_refused` (before anything was done), `egress` (a tool with a restricted network asked for something
+    /// outside); `unknown` to this version.
     what: &'static str,
     /// Time of the first, by the clock of the device.
     at: String,
@@ -93,6 +108,8 @@ pub(super) struct AuditLine {
     said: Option<String>,
     /// True if it was taken away.
     taken_away: bool,
+    /// What a tool asked for outside; null of anything else.
+    outside: Option<AuditedOutside>,
     /// So many more happened there about then, of which nothing else is known.
     left_out: u64,
 }
@@ -118,6 +135,7 @@ fn of_call(view: &View, record: &CallRecord) -> AuditLine {
         edited: None,
         said: None,
         taken_away: false,
+        outside: None,
         left_out: 0,
     }
 }
@@ -147,6 +165,12 @@ fn of_other(held: &Held, view: &View, item: AuditItem) -> AuditLine {
         edited: row.key.as_ref().map(|key| held.name_of_key(key)),
         said: text.filter(|text| !text.is_empty()),
         taken_away: said == Some(Content::Deleted),
+        outside: row.outside.map(|Outside { host, port, sent, received }| AuditedOutside {
+            host,
+            port,
+            sent_bytes: sent,
+            received_bytes: received,
+        }),
         left_out,
     }
 }

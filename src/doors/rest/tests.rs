@@ -56,6 +56,7 @@ use crate::node::builtin::Builtins;
 use crate::node::catalogue::{Catalogue, Member, Origin};
 use crate::node::roster::Roster;
 use crate::platform::FileId;
+use crate::runtime::process::Launcher;
 use crate::tasks::TaskGroup;
 
 /// A token of whoever sits at this device, which the mesh has from the start.
@@ -212,7 +213,8 @@ impl Said {
 fn roster() -> watch::Receiver<Arc<Roster>> {
     let home = tempfile::tempdir().unwrap();
     let config = crate::config::load(home.path(), &crate::config::Overrides::default()).unwrap().0;
-    let members = [Member { origin: Origin::Builtin, provider: Arc::new(Builtins::new(&config)) }];
+    let launcher = Launcher::start(home.path().join("work"), None, &TaskGroup::default()).unwrap();
+    let members = [Member { origin: Origin::Builtin, provider: Arc::new(Builtins::new(&config, launcher)) }];
     watch::channel(Arc::new(Roster::of(&members, &Catalogue::fold(&members, &[]), &Roster::default()))).1
 }
 

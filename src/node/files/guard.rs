@@ -168,6 +168,13 @@ impl Guard {
         Ok(if ours { Err(Refused::Ours) } else { Ok(()) })
     }
 
+    /// True if the home lies in this directory: with it the home would move. Blocks.
+    pub(super) fn is_around(&self, file: impl AsFd) -> nix::Result<bool> {
+        let real = std::fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
+            .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        Ok(self.home.starts_with(real))
+    }
+
     /// True if this file is the home or anything in it, but for the directory `except`. What a name directly in the home
     /// stands for is ours too when it is a symbolic link, such as a key that lies elsewhere.
     fn holds(&self, wanted: Identity, except: Option<Identity>) -> nix::Result<bool> {

@@ -112,7 +112,7 @@ impl Served {
     pub fn start(plugin: &Plugin, folder: Option<&Path>, with: &Containers, host: &McpHost) -> Option<Self> {
         let config = ContainerConfig::from_manifest(plugin).ok()?;
         let Protocol::Grpc(port) = plugin.execution.protocol else { return None };
-        if config.network != NetworkMode::None {
+        if config.network == NetworkMode::Host {
             return None;
         }
         let idle = match &plugin.execution.runs {
@@ -357,10 +357,7 @@ impl Shared {
     ) -> Result<(Server, (tokio::net::unix::pipe::Receiver, Errors), Arc<Redactor>), Over> {
         self.engine().await;
         let did_not = |why: &dyn std::fmt::Display| Over::Broken(format!("did not start: {why}"));
-        let (secrets, values) = (self.with.secrets.clone(), self.config.env.clone());
-        let resolved =
-            tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
-        let resolved = resolved.unwrap_or_else(|error| Err(error.to_string()));
+        let resolved = self.with.secrets.fetch(&self.config.env).await;
         let Resolved { values: env, redactor } = resolved.map_err(|why| did_not(&why))?;
         let mut step = |step: String| self.be(State::Starting { step });
         let image = match containers::have_image(&*self.with.runtime, &self.config, pulled, &mut step).await {

@@ -29,9 +29,11 @@ use crate::node::provider::{About, Job, Kind, Offer, Offers, Parts, Place, Provi
 use crate::node::{confine, containers};
 use crate::plugin::{Level, Tier, Value as Setting};
 use crate::runtime::container::{EngineState, Order, Runtime};
+use crate::runtime::egress::{Behalf, Pass, Proxy};
 use crate::runtime::outcome::{RunEnd, RunOutcome};
-use crate::runtime::process::{Launcher, Spec};
+use crate::runtime::process::{Launcher, Spec, WayOut};
 use crate::runtime::progress::ErrorStream;
+use crate::runtime::sandbox::Network;
 use crate::runtime::server::{Errors, Server, Tail};
 use crate::runtime::spool::SpoolError;
 use crate::secrets::{Redactor, Resolved, Secrets};
@@ -72,6 +74,8 @@ pub struct McpHost {
     pub pins: PathBuf,
     /// Reads secrets.
     pub secrets: Secrets,
+    /// Lets out those whose network is restricted.
+    pub proxy: Proxy,
     /// Tools of this device that were approved, as they were shown.
     pub approved: watch::Receiver<Arc<BTreeMap<ToolName, Hash>>>,
     /// Tasks of the agent.
@@ -294,9 +298,12 @@ impl Keeper {
         let did_not = |why: &dyn fmt::Display| format!("did not start: {why}");
         let (server, stdin, stdout, errors) = match &self.spec.transport {
             Transport::Pipes(pipes) => {
-                let PipesSpec { command, args, cwd, sandbox, .. } = pipes.clone();
+                let PipesSpec { command, args, cwd, sandbox, egress, env: _ } = pipes.clone();
                 let spec = Spec { command, args, env, cwd, keep_running: false };
-                Server::start(&host.launcher, spec, sandbox).await.map_err(|why| did_not(&why))?
+                let behalf = Behalf { provider: self.spec.name.clone(), ..Behalf::default() };
+                let way_out = (sandbox.network == Network::Restricted)
+                    .then(|| WayOut { proxy: host.proxy.clone(), pass: Pass { rules: egress, behalf } });
+                Server::start(&host.launcher, spec, sandbox, way_out).await.map_err(|why| did_not(&why))?
             }
             Transport::Container(config) => {
                 let mut state = host.runtime.state();
@@ -325,6 +332,13 @@ impl Keeper {
 
     /// Speaks to a server at an address, which is started by others.
     async fn visit_once(&self, host: &McpHost, http: &HttpSpec, legacy_only: &mut bool) -> Over {
+        if let Some(name) = http.secret_in_the_clear() {
+            let why = format!(
+                "its header {name} is a secret, and {} is not encrypted: give it an https:// address",
+                http.url
+            );
+            return Over::Broken(why);
+        }
         let begun = async {
             let Resolved { values, mut redactor } = resolved(host, &http.headers).await?;
             // `Bearer` and the like stand before what is secret, and would not be said again.
@@ -548,10 +562,7 @@ impl Keeper {
 
 /// Values with the secrets that they name.
 async fn resolved(host: &McpHost, values: &BTreeMap<String, Setting>) -> Result<Resolved, String> {
-    let (secrets, values) = (host.secrets.clone(), values.clone());
-    let resolved =
-        tokio::task::spawn_blocking(move || secrets.resolve(&values).map_err(|error| error.to_string())).await;
-    resolved.unwrap_or_else(|error| Err(error.to_string()))
+    host.secrets.fetch(values).await.map_err(|error| error.to_string())
 }
 
 struct HostedRun {

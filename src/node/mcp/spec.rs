@@ -1,6 +1,7 @@
 //! The plain description of a hosted MCP server: what settings and manifests say of it, whoever has read them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use mesh_core::ids::ToolName;
 use mesh_core::policy::ToolPattern;
 use mesh_core::record::Effect;
 
-use crate::plugin::{ContainerConfig, Value};
+use crate::plugin::{ContainerConfig, Egress, Value};
 use crate::runtime::sandbox::Sandbox;
 
 /// Longest name of a server: it stands before each of its tools, whose whole name has at most 64 characters.
@@ -72,6 +73,8 @@ pub struct PipesSpec {
     pub cwd: Option<PathBuf>,
     /// The sandbox that it runs in.
     pub sandbox: Sandbox,
+    /// Places that it may reach, where its network is restricted.
+    pub egress: Vec<Egress>,
 }
 
 /// A server at an address.
@@ -81,6 +84,23 @@ pub struct HttpSpec {
     pub url: String,
     /// Sent with every request.
     pub headers: BTreeMap<String, Value>,
+}
+
+impl HttpSpec {
+    /// A header that would be sent so that everybody on the way could read it, and is no text of the settings: the connection
+    /// is not encrypted, and leaves this machine.
+    #[must_use]
+    pub fn secret_in_the_clear(&self) -> Option<&str> {
+        let uri: hyper::Uri = self.url.parse().ok()?;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let is_secret = |value: &Value| match value {
+            Value::Text(_) => false,
+            Value::Secret(_) | Value::Env(_) | Value::File(_) => true,
+        };
+        let found = self.headers.iter().find(|(_, value)| is_secret(value)).map(|(name, _)| name.as_str());
+        found.filter(|_| uri.scheme_str() == Some("http") && !is_here)
+    }
 }
 
 /// What is done with a server that goes on with a call that was cancelled.
@@ -141,12 +161,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_secret_goes_to_no_other_machine_unencrypted() {
+        let secret = || Value::Secret("tok".parse().unwrap());
+        let in_the_clear = |url: &str, value: Value| {
+            let headers = [("Authorization".to_owned(), value)].into();
+            HttpSpec { url: url.to_owned(), headers }.secret_in_the_clear().is_some()
+        };
+        for (url, refused) in [
+            ("https://host.example/mcp", false),
+            ("http://127.0.0.1:8080/mcp", false),
+            ("http://localhost/mcp", false),
+            ("http://[::1]:80/", false),
+            ("http://host.example/mcp", true),
+            ("http://192.168.1.7:8123/", true),
+            ("http://localhost.example/", true),
+            ("http://127.0.0.1.example/", true),
+        ] {
+            assert_eq!(in_the_clear(url, secret()), refused, "{url}");
+            assert!(!in_the_clear(url, Value::Text("x".to_owned())), "{url}");
+        }
+    }
+
+    #[test]
     fn no_text_of_the_settings_is_in_a_debug() {
         let env = BTreeMap::from([
             ("A".to_owned(), Value::Text("hunter2".to_owned())),
             ("B".to_owned(), Value::Secret("photo-key".parse().unwrap())),
         ]);
-        let pipes = PipesSpec { command: "x".into(), args: Vec::new(), env, cwd: None, sandbox: Sandbox::BARE };
+        let pipes = PipesSpec {
+            command: "x".into(),
+            args: Vec::new(),
+            env,
+            cwd: None,
+            sandbox: Sandbox::BARE,
+            egress: Vec::new(),
+        };
         let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(pipes)));
         assert!(!shown.contains("hunter2") && shown.contains("photo-key"), "{shown}");
     }

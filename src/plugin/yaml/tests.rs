@@ -81,7 +81,9 @@ fn a_whole_manifest_is_understood() {
     assert_eq!(program.env["HOST"], Value::Env("HOSTNAME".to_owned()));
     assert_eq!(program.env["CERT"], Value::File("/etc/cert".into()));
     assert_eq!(plugin.given().into_iter().collect::<Vec<_>>(), ["$HOSTNAME", "/etc/cert"]);
-    assert_eq!(plugin.consents().into_iter().collect::<Vec<_>>(), [Consent::HostData, Consent::Secrets]);
+    // It names something of the house.
+    let consents = [Consent::HostNetwork, Consent::HostData, Consent::Secrets];
+    assert_eq!(plugin.consents().into_iter().collect::<Vec<_>>(), consents);
     assert_eq!((program.network, program.egress.len()), (NetworkMode::Restricted, 4));
     assert_eq!(program.write, [std::path::Path::new("/srv/photos/out")]);
     assert_eq!((program.cpu_limit, program.pids_limit), (Some(500), Some(256)));

@@ -29,7 +29,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::create::{Bound, HOME_LABEL, Marks, body};
 use super::{EngineFacts, EngineState, ImageFacts, Instance, Order, Runtime, RuntimeError};
-use crate::plugin::{ContainerConfig, Image};
+use crate::plugin::{ContainerConfig, Image, NetworkMode};
+use crate::runtime::egress::{Behalf, Pass, Proxy};
 use crate::runtime::helper::Helper;
 use crate::tasks::TaskGroup;
 
@@ -69,6 +70,7 @@ struct Shared {
     /// Names of containers that somebody here owns, also before they are made.
     owned: Mutex<BTreeSet<String>>,
     helper: Helper,
+    proxy: Proxy,
     home: PathBuf,
     dir: PathBuf,
 }
@@ -100,6 +102,7 @@ impl Engine {
         identity: &str,
         sockets: Vec<PathBuf>,
         helper: Helper,
+        proxy: Proxy,
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let dir = home.join("run").join(DIR);
@@ -114,6 +117,7 @@ impl Engine {
             marks,
             owned: Mutex::default(),
             helper,
+            proxy,
             home: real,
             dir,
         });
@@ -365,7 +369,12 @@ impl Engine {
         let link = self.come_up(docker, name, listener).await?;
         // Connected once, by what was there before any program of the image.
         let _ = fs::remove_file(dir.path().join(SOCKET));
-        Ok(Instance::new(name.to_owned(), link, Some(dir)))
+        let mut instance = Instance::new(name.to_owned(), link, Some(dir));
+        if order.config.network == NetworkMode::Restricted {
+            let behalf = Behalf { provider: order.provider.clone(), ..Behalf::default() };
+            instance.open(&self.shared.proxy, Pass { rules: order.config.egress.clone(), behalf }).await?;
+        }
+        Ok(instance)
     }
 
     /// Waits for the helper of a container.

@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe;
 
 use super::facts::RuntimeError;
+use crate::runtime::egress::{Behalf, Gate, Pass, Proxy};
 use crate::runtime::streams::Streams;
 
 /// Time for the helper to take an order: it does nothing else.
@@ -35,6 +36,8 @@ pub struct Instance {
     link: Arc<Mutex<UnixStream>>,
     /// What is bound into it.
     dir: Option<TempDir>,
+    /// The way out of its network, where that is restricted.
+    gate: Option<Gate>,
 }
 
 /// Connects to what listens in a container. Held only while that is wanted: its container goes on meanwhile. Cheap to clone.
@@ -92,7 +95,37 @@ impl Instance {
     /// One whose helper is at the other end of `link`; `dir` goes with it.
     #[must_use]
     pub fn new(name: String, link: UnixStream, dir: Option<TempDir>) -> Self {
-        Self { name, link: Arc::new(Mutex::new(link)), dir }
+        Self { name, link: Arc::new(Mutex::new(link)), dir, gate: None }
+    }
+
+    /// Opens the way out of its network, before anything but its helper runs in it.
+    ///
+    /// # Errors
+    /// Its helper hands none over.
+    pub(super) async fn open(&mut self, proxy: &Proxy, pass: Pass) -> Result<(), RuntimeError> {
+        let link = self.link.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let (ours, theirs) = UnixStream::pair()?;
+            let link = link.lock().unwrap_or_else(PoisonError::into_inner);
+            link.set_write_timeout(Some(TAKEN_WITHIN))?;
+            wire::ask_for_listener(&link, theirs.as_fd())?;
+            io::Result::Ok(ours)
+        });
+        let asked = asked.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let opened = match asked {
+            Ok(by) => proxy.opened(by, pass).await,
+            Err(error) => Err(error),
+        };
+        self.gate =
+            Some(opened.map_err(|error| RuntimeError::NotStarted(format!("the way out of its network: {error}")))?);
+        Ok(())
+    }
+
+    /// What goes out of it from now on is for this.
+    pub fn serves(&self, behalf: Behalf) {
+        if let Some(gate) = &self.gate {
+            gate.serves(behalf);
+        }
     }
 
     /// True if its helper is there.
@@ -141,8 +174,8 @@ impl Instance {
 
     /// Ends all that runs in it. Returns its name.
     pub(super) fn close(self) -> String {
-        let Self { name, link, dir } = self;
-        drop((link, dir));
+        let Self { name, link, dir, gate } = self;
+        drop((gate, link, dir));
         name
     }
 }

@@ -1547,6 +1547,7 @@ export interface components {
             left_out: number;
             /** @description Name of the device that was asked for something. */
             node?: string | null;
+            outside?: components["schemas"]["AuditedOutside"] | null;
             /** @description Who; null: nobody who is known. */
             principal?: string | null;
             /** @description Rule that decided, or why; of a call the one at its acceptance. */
@@ -1563,7 +1564,8 @@ export interface components {
             verdict: components["schemas"]["VerdictName"];
             /**
              * @description What: `call`, `call_refused` (it was never accepted), `answer_refused`, `taken_back` (a yes for an hour), `edited`,
-             *     `edit_refused`, `door_refused` (before anything was done); `unknown` to this version.
+             *     `edit_refused`, `door_refused` (before anything was done), `egress` (a tool with a restricted network asked for something
+             *     outside); `unknown` to this version.
              */
             what: string;
             /** @description The workspace: of a call that by which it was decided, of what was refused the one that was named. */
@@ -1584,6 +1586,26 @@ export interface components {
             id: components["schemas"]["CallId"];
             /** @description Its state; null: the line is not the call's own. */
             state?: string | null;
+        };
+        /** @description What a tool with a restricted network asked for. */
+        AuditedOutside: {
+            /** @description The host, as far as it could be read; `*`: several. */
+            host: string;
+            /**
+             * Format: int32
+             * @description Its port; 0: none could be read, or several.
+             */
+            port: number;
+            /**
+             * Format: int64
+             * @description Bytes from there, likewise.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes to there, of all that are alike.
+             */
+            sent_bytes: number;
         };
         /** @description A call. */
         Call: {
@@ -2697,6 +2719,7 @@ export interface components {
                 left_out: number;
                 /** @description Name of the device that was asked for something. */
                 node?: string | null;
+                outside?: components["schemas"]["AuditedOutside"] | null;
                 /** @description Who; null: nobody who is known. */
                 principal?: string | null;
                 /** @description Rule that decided, or why; of a call the one at its acceptance. */
@@ -2713,7 +2736,8 @@ export interface components {
                 verdict: components["schemas"]["VerdictName"];
                 /**
                  * @description What: `call`, `call_refused` (it was never accepted), `answer_refused`, `taken_back` (a yes for an hour), `edited`,
-                 *     `edit_refused`, `door_refused` (before anything was done); `unknown` to this version.
+                 *     `edit_refused`, `door_refused` (before anything was done), `egress` (a tool with a restricted network asked for something
+                 *     outside); `unknown` to this version.
                  */
                 what: string;
                 /** @description The workspace: of a call that by which it was decided, of what was refused the one that was named. */

@@ -65,14 +65,12 @@ impl Audit {
     /// Something has happened at a door of ours.
     pub(crate) fn note(&mut self, mut row: AuditRow, fx: &Effects<'_>) {
         (row.at_ms, row.last_ms) = (fx.now.wall_ms, fx.now.wall_ms);
-        let more = row.count;
         if let Some(like) = self.pending.rows.iter_mut().find(|other| other.is_like(&row)) {
-            like.last_ms = row.last_ms;
-            like.count = like.count.saturating_add(more);
+            like.add(&row);
         } else if self.pending.rows.len() < ROWS_MAX {
             self.pending.rows.push(row);
         } else {
-            self.pending.left_out = self.pending.left_out.saturating_add(u64::from(more));
+            self.pending.left_out = self.pending.left_out.saturating_add(u64::from(row.count));
         }
         self.due_ms.get_or_insert(self.next_ms.max(fx.now.mono_ms + GATHER_MS));
     }
@@ -165,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::audience::Audience;
-    use crate::audit_record::Happened;
+    use crate::audit_record::{Happened, Outside};
     use crate::entry::Kind;
     use crate::ids::{Incarnation, MeshId};
     use crate::io::Now;
@@ -223,6 +221,21 @@ mod tests {
         let batch = read(&desk.at(11_000, 100, |audit, fx| audit.handle_timeout(true, fx)).unwrap());
         assert_eq!((batch.rows.len(), batch.left_out), (64, 936));
         assert_eq!(desk.audit.poll_timeout(), None);
+    }
+
+    #[test]
+    fn bytes_that_went_out_are_counted_together() {
+        let mut desk = Desk::new();
+        for (host, sent) in [("a.example", 3), ("b.example", 1), ("a.example", 4)] {
+            let outside = Outside { host: host.to_owned(), port: 443, sent, received: 10 };
+            let row =
+                AuditRow { outside: Some(outside), ..AuditRow::new(Happened::Egress, None, Verdict::Allow, "p: r") };
+            desk.at(0, 7, |audit, fx| audit.note(row, fx));
+        }
+        let batch = read(&desk.at(1_000, 100, |audit, fx| audit.handle_timeout(true, fx)).unwrap());
+        let told = batch.rows.iter().map(|row| (row.count, row.outside.clone().unwrap()));
+        let told: Vec<_> = told.map(|(count, outside)| (count, outside.sent, outside.received)).collect();
+        assert_eq!(told, [(2, 7, 20), (1, 1, 10)]);
     }
 
     #[test]

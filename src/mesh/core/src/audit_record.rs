@@ -11,6 +11,8 @@ use crate::policy::{Key, Request, Said, Verdict};
 
 /// Most rows of one entry of an owner.
 pub const ROWS_MAX: usize = 64;
+/// Most bytes of a host's name (RFC 1035).
+pub const HOST_BYTES_MAX: usize = 253;
 /// Most bytes of an edit, as it is kept here. Of a longer one the key alone is told.
 pub const SAID_BYTES_MAX: usize = 4 * 1024;
 
@@ -30,6 +32,8 @@ pub enum Happened {
     EditRefused,
     /// A caller was refused before anything was done: its token, or what its token does not reach.
     DoorRefused,
+    /// A tool whose network is restricted asked for something outside.
+    Egress,
     /// Something that only a newer version knows.
     #[serde(other)]
     Unknown,
@@ -46,9 +50,23 @@ impl Happened {
             Self::Edited => "edited",
             Self::EditRefused => "edit_refused",
             Self::DoorRefused => "door_refused",
+            Self::Egress => "egress",
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// Something outside that a tool asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// The host, as far as it could be read, in at most [`HOST_BYTES_MAX`] bytes; `*`: several.
+    pub host: String,
+    /// Its port; 0: none could be read, or several.
+    pub port: u16,
+    /// Bytes to there.
+    pub sent: u64,
+    /// Bytes from there.
+    pub received: u64,
 }
 
 /// One thing that happened, or several that are alike.
@@ -93,6 +111,9 @@ pub struct AuditRow {
     /// Statement about it, as [`Said::to_body`] writes it; `None`: it is over [`SAID_BYTES_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<ByteBuf>,
+    /// What a tool asked for; its bytes are those of all that are alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Outside>,
 }
 
 impl AuditRow {
@@ -115,6 +136,7 @@ impl AuditRow {
             rule: limits::cut(rule, limits::RULE_BYTES_MAX).to_owned(),
             key: None,
             said: None,
+            outside: None,
         }
     }
 
@@ -152,15 +174,28 @@ impl AuditRow {
     }
 
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let Self { at_ms, last_ms, count, .. } = *self;
-        let other = Self { at_ms, last_ms, count, ..other.clone() };
-        *self == other
+        let uncounted = |row: &Self| {
+            let outside = row.outside.clone().map(|outside| Outside { sent: 0, received: 0, ..outside });
+            Self { at_ms: 0, last_ms: 0, count: 0, outside, ..row.clone() }
+        };
+        uncounted(self) == uncounted(other)
+    }
+
+    /// Counts one that is like it.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.last_ms = other.last_ms;
+        self.count = self.count.saturating_add(other.count);
+        if let (Some(outside), Some(more)) = (&mut self.outside, &other.outside) {
+            outside.sent = outside.sent.saturating_add(more.sent);
+            outside.received = outside.received.saturating_add(more.received);
+        }
     }
 
     pub(crate) fn is_within_limits(&self) -> bool {
         self.rule.len() <= limits::RULE_BYTES_MAX
             && self.count > 0
             && self.said.as_ref().is_none_or(|said| said.len() <= SAID_BYTES_MAX)
+            && self.outside.as_ref().is_none_or(|outside| outside.host.len() <= HOST_BYTES_MAX)
     }
 }
 

@@ -29,14 +29,14 @@ export class Watched {
     Object.assign(this, { browser, origin })
   }
 
-  async context(options = {}) {
-    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', locale: 'en-GB', reducedMotion: 'reduce', ...(process.env.SIGIL_TEST_UI_DIST ? { serviceWorkers: 'block' } : {}), ...options })
+  /** `dist`: the page is that of another directory, and not that of the program. */
+  async context({ dist = process.env.SIGIL_TEST_UI_DIST, ...options } = {}) {
+    const context = await this.browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: 'light', locale: 'en-GB', reducedMotion: 'reduce', ...(dist ? { serviceWorkers: 'block' } : {}), ...options })
     await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: this.origin })
     await context.addInitScript(() => {
       document.addEventListener('securitypolicyviolation', (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))
     })
     // For whoever works on the page: its files as they were built just now, in place of those in the program.
-    const dist = process.env.SIGIL_TEST_UI_DIST
     if (dist) {
       await context.route(/^http:\/\/sigil-[^/]+\/(assets\/.*)?(#.*)?$/, async (route) => {
         const path = new URL(route.request().url()).pathname
@@ -44,6 +44,8 @@ export class Watched {
         const { headers } = await new Promise((answer) => get({ host: '127.0.0.1', port, headers: { host } }, (response) => answer(response.resume())))
         const types = { js: 'text/javascript', css: 'text/css' }
         const file = join(dist, path === '/' ? 'index.html' : path)
+        delete headers['content-encoding']
+        delete headers['content-length']
         return route.fulfill({ headers: { ...headers, 'content-type': types[file.split('.').pop()] ?? 'text/html' }, body: readFileSync(file) })
       })
     }

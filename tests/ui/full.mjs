@@ -1,9 +1,9 @@
 // All of the page, for eyes: every screen in every state, at both sizes, in light and dark, on sheets; and what it weighs.
 // node full.mjs SIGIL DIR [FILTER]. By hand: whoever changes the page looks at the sheets.
 
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { brotliCompressSync } from 'node:zlib'
+import { brotliCompressSync, gzipSync } from 'node:zlib'
 import { findings, launch, overflow, Watched } from './browser.mjs'
 import { Fleet, until } from './fleet.mjs'
 
@@ -27,11 +27,11 @@ const SIZES = [[390, 'light'], [1280, 'light'], [390, 'dark'], [1280, 'dark']]
 const BOTH = [[390, 'light'], [1280, 'dark']]
 
 /** Pictures of `routes` in one state, each size and theme on its own page. */
-async function pictures(state, { address, storageState, routes, sizes, ready = async () => {}, before = async () => {}, wait = 600, quiet = true }) {
+async function pictures(state, { address, storageState, routes, sizes, dist, ready = async () => {}, before = async () => {}, wait = 600, quiet = true }) {
   if (!wanted.test(state)) return
   const watched = new Watched(browser, new URL(address).origin)
   for (const [width, scheme] of sizes) {
-    const context = await watched.context({ viewport: { width, height: width < 500 ? 844 : 900 }, colorScheme: scheme, storageState, hasTouch: width < 500, isMobile: width < 500 })
+    const context = await watched.context({ viewport: { width, height: width < 500 ? 844 : 900 }, colorScheme: scheme, storageState, hasTouch: width < 500, isMobile: width < 500, ...(dist ? { dist } : {}) })
     const page = await context.newPage()
     await ready()
     await page.goto(address)
@@ -67,12 +67,13 @@ async function budgets(address, storageState) {
   const files = readdirSync(join(import.meta.dirname, '../../ui/dist/assets')).map((name) => join('assets', name))
   const sizes = ['index.html', 'sw.js', ...files].map((name) => {
     const path = join(import.meta.dirname, '../../ui/dist', name)
-    return { name, raw: statSync(path).size, br: brotliCompressSync(readFileSync(path)).length }
+    const bytes = readFileSync(path)
+    return { name, raw: bytes.length, br: brotliCompressSync(bytes).length, gz: gzipSync(bytes, { level: 9 }).length }
   })
   const sum = (of, list) => list.reduce((all, one) => all + one[of], 0)
-  const first = sizes.filter(({ name }) => !/jsQR|sw\.js/.test(name))
-  for (const { name, raw, br } of sizes) say(`${name}: ${(raw / 1000).toFixed(1)} kB, compressed ${(br / 1000).toFixed(1)} kB`)
-  say(`first load: ${(sum('br', first) / 1000).toFixed(1)} kB compressed (100), all: ${(sum('br', sizes) / 1000).toFixed(1)} kB (350), in the program ${(sum('raw', sizes) / 1000).toFixed(0)} kB (600)`)
+  const first = sizes.filter(({ name }) => /index\.html|assets\/(page|style)-/.test(name))
+  for (const { name, raw, gz } of sizes) say(`${name}: ${(raw / 1000).toFixed(1)} kB, ${(gz / 1000).toFixed(1)} kB as it goes out`)
+  say(`first load: ${(sum('br', first) / 1000).toFixed(1)} kB by brotli (100) and ${(sum('gz', first) / 1000).toFixed(1)} kB as it goes out, all: ${(sum('br', sizes) / 1000).toFixed(1)} kB (350), in the program ${(sum('raw', sizes) / 1000).toFixed(0)} kB (600)`)
   for (const slow of [false, true]) {
     const runs = []
     for (let i = 0; i < 7; i++) {
@@ -85,7 +86,8 @@ async function budgets(address, storageState) {
         await cdp.send('Network.emulateNetworkConditions', { offline: false, latency: 150, downloadThroughput: 200_000, uploadThroughput: 93_750 })
       }
       await page.addInitScript(() => {
-        window.seen = { lcp: 0, cls: 0 }
+        window.seen = { lcp: 0, cls: 0, tbt: 0 }
+        new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.seen.tbt += Math.max(0, entry.duration - 50)))).observe({ type: 'longtask', buffered: true })
         new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.seen.lcp = entry.startTime))).observe({ type: 'largest-contentful-paint', buffered: true })
         new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.seen.cls += entry.value))).observe({ type: 'layout-shift', buffered: true })
       })
@@ -96,8 +98,104 @@ async function budgets(address, storageState) {
       await context.close()
     }
     const median = (of) => runs.map((run) => run[of]).sort((a, b) => a - b)[3]
-    say(`${slow ? 'processor 4 times slower, slow 4G' : 'plain'}: first seen after ${median('fcp').toFixed(0)} ms, largest after ${median('lcp').toFixed(0)} ms, shifts ${median('cls').toFixed(3)}`)
+    say(`${slow ? 'processor 4 times slower, slow 4G' : 'plain'}: first seen after ${median('fcp').toFixed(0)} ms, largest after ${median('lcp').toFixed(0)} ms, shifts ${median('cls').toFixed(3)}, blocked ${median('tbt').toFixed(0)} ms`)
   }
+}
+
+/** What the page does with 150 devices and 2,000 calls: how soon it can be used, how soon a letter in the filter has been heard, and how much
+ *  memory that takes. The calls are real; so many devices are the answer of one route, multiplied, for nobody has them. */
+async function many(agent, { address, storageState }) {
+  const context = await new Watched(browser, new URL(address).origin).context({ storageState, viewport: { width: 390, height: 844 }, serviceWorkers: 'block' })
+  const page = await context.newPage()
+  const { items } = await agent.cli('nodes')
+  await page.route(/\/api\/v1\/nodes(\?.*)?$/, async (route) => {
+    const more = Array.from({ length: 150 - items.length }, (_, i) => {
+      const one = items[i % items.length]
+      return { ...one, self: false, gateway: false, node_id: `${one.node_id}-${i}`, peer_id: `${one.peer_id}${i}`, state: i % 3 ? 'online' : 'offline' }
+    })
+    return route.fulfill({ json: { items: [...items, ...more], next_cursor: null } })
+  })
+  await page.goto(address)
+  await page.locator('main h1').first().waitFor()
+  // Asked by the page itself, sixteen at a time, until there are so many that are over.
+  const began = Date.now()
+  const made = await page.evaluate(async () => {
+    const { csrf } = await (await fetch('/api/v1/session')).json()
+    let left = 2_000
+    let made = 0
+    const one = async () => {
+      while (left-- > 0) {
+        const answer = await fetch('/api/v1/calls', { method: 'POST', headers: { 'content-type': 'application/json', 'x-sigil-csrf': csrf, prefer: 'wait=20' }, body: JSON.stringify({ node: 'laptop', tool: 'device.info' }) })
+        if (answer.ok) made++
+        else if (answer.status === 429) (left++, await new Promise((wake) => setTimeout(wake, 500)))
+        await answer.arrayBuffer()
+      }
+    }
+    await Promise.all(Array.from({ length: 16 }, one))
+    return made
+  })
+  say(`many: ${made} calls in ${((Date.now() - began) / 1000).toFixed(0)} s`)
+  const cdp = await context.newCDPSession(page)
+  await cdp.send('Performance.enable', { timeDomain: 'threadTicks' })
+  const heap = async () => {
+    await cdp.send('HeapProfiler.collectGarbage')
+    return (await cdp.send('Performance.getMetrics')).metrics.find(({ name }) => name === 'JSHeapUsedSize').value / 1e6
+  }
+  const median = (list) => list.sort((a, b) => a - b)[list.length >> 1]
+  for (const [hash, ready] of [['#/devices', '[role=row] a'], ['#/calls', 'main .list a'], ['#/home', '.tile']]) {
+    const times = []
+    for (let i = 0; i < 5; i++) {
+      await page.goto('about:blank')
+      const from = Date.now()
+      await page.goto(address + hash)
+      await page.locator(ready).first().waitFor()
+      times.push(Date.now() - from)
+    }
+    say(`many: ${hash} can be used after ${median(times)} ms from nothing (1,000), heap ${(await heap()).toFixed(1)} MB (100)`)
+  }
+  await page.goto(`${address}#/devices`)
+  await page.locator('[role=row] a').first().waitFor()
+  // Time of the page's own thread, so that what else the machine does is not in it.
+  const spent = async () => (await cdp.send('Performance.getMetrics')).metrics.find(({ name }) => name === 'TaskDuration').value * 1_000
+  const heard = []
+  for (const text of ['s', 'se', 'ser', 'serv', 'serve', 'server', 'server-1', 'server-', 'is:away', 'is:here', '-is:here', 'tool:photo', '', 'tablet', 't', '', 'laptop-9', 'zzz', '', 'a']) {
+    const before = await spent()
+    await page.evaluate(async (text) => {
+      const field = document.querySelector('#devices-filter')
+      field.value = text
+      field.dispatchEvent(new Event('input', { bubbles: true }))
+      await new Promise((wake) => requestAnimationFrame(() => setTimeout(wake, 0)))
+    }, text)
+    heard.push((await spent()) - before)
+  }
+  heard.sort((a, b) => a - b)
+  say(`many: a letter in the filter of 150 devices takes ${heard[10].toFixed(0)} ms, 95 % within ${heard[18].toFixed(0)} ms (100)`)
+  await page.goto(`${address}#/calls?when=week`)
+  await page.getByText(/calls? of that time/).waitFor({ timeout: 120_000 })
+  say(`many: all ${await page.locator('main .list a').count()} calls of a week in one list: heap ${(await heap()).toFixed(1)} MB (100)`)
+  await page.goto(`${address}#/home`)
+  await page.locator('.tile').first().waitFor()
+  const before = await heap()
+  const events = await page.evaluate(async () => {
+    const { csrf } = await (await fetch('/api/v1/session')).json()
+    const until = Date.now() + 30_000
+    let made = 0
+    while (Date.now() < until) {
+      await fetch('/api/v1/calls', { method: 'POST', headers: { 'content-type': 'application/json', 'x-sigil-csrf': csrf }, body: JSON.stringify({ node: 'laptop', tool: 'device.info' }) }).then((answer) => answer.arrayBuffer())
+      made++
+      await new Promise((wake) => setTimeout(wake, 100))
+    }
+    return made
+  })
+  say(`many: Home for 30 s with ${events} calls, each with its events: heap ${before.toFixed(1)} MB before, ${(await heap()).toFixed(1)} after (60)`)
+  for (const [name, hash] of [['devices', '#/devices'], ['home', '#/home'], ['lanes', '#/calls?view=lanes&span=15m']]) {
+    await page.goto(address + hash)
+    await page.waitForTimeout(1_500)
+    await page.screenshot({ path: join(dir, `many.${name}.390.light.png`), fullPage: true })
+    const wide = await overflow(page)
+    if (wide > 0) say(`many ${name}: ${wide} px too wide`)
+  }
+  await context.close()
 }
 
 /** One sheet of all pictures of a state. */
@@ -143,7 +241,7 @@ try {
   await tablet.down()
   const waiting = await laptop.told('call', 'tablet', 'count', '--ttl', '2h', '--no-wait')
   const first = await way(alone)
-  await pictures('empty', { ...first, sizes: BOTH, routes: { welcome: '#/welcome', 'welcome-mesh': '#/welcome?step=mesh', 'welcome-join': '#/welcome?step=mesh&way=join', 'welcome-do': '#/welcome?step=do', home: '#/home', devices: '#/devices', device: '#/devices/alone?tab=links', calls: '#/calls', approvals: '#/approvals', people: '#/people', spaces: '#/people?tab=spaces', table: '#/people?tab=table', why: '#/people?tab=why', memory: '#/memory', facts: '#/memory?tab=facts', summaries: '#/memory?tab=summaries', state: '#/memory?tab=state', found: '#/memory?q=nothing', activity: '#/activity', doctor: '#/doctor' } })
+  await pictures('empty', { ...first, sizes: BOTH, routes: { welcome: '#/welcome', 'welcome-mesh': '#/welcome?step=mesh', 'welcome-join': '#/welcome?step=mesh&way=join', 'welcome-do': '#/welcome?step=do', home: '#/home', devices: '#/devices', device: '#/devices/alone?tab=links', calls: '#/calls', lanes: '#/calls?view=lanes&span=15m', approvals: '#/approvals', people: '#/people', spaces: '#/people?tab=spaces', table: '#/people?tab=table', why: '#/people?tab=why', memory: '#/memory', facts: '#/memory?tab=facts', summaries: '#/memory?tab=summaries', state: '#/memory?tab=state', found: '#/memory?q=nothing', activity: '#/activity', doctor: '#/doctor' } })
   await laptop.cli('person', 'add', 'anna', '--name', 'Anna', '--role', 'admin')
   await laptop.cli('person', 'add', 'mia', '--name', 'Mia', '--device', 'mia-laptop')
   await laptop.cli('workspace', 'add', 'family', '--title', 'Family', '--node', 'server', '--node', 'laptop', '--members', 'allow')
@@ -194,7 +292,9 @@ try {
   await dialogs('correct', async (page) => (await page.goto(`${at.address}#/memory`), press(page, 'Correct…')))
   await dialogs('let-in', async (page) => press(page, 'Let in…'))
   await pictures('member', { ...(await way(mia)), routes: few, sizes: BOTH })
+  if (existsSync(join(dir, 'kit'))) await pictures('kit', { ...at, routes: { kit: '#/kit' }, sizes: SIZES, dist: join(dir, 'kit'), quiet: false })
   if (wanted.test('budgets')) await budgets(at.address, at.storageState)
+  if (wanted.test('many')) await many(laptop, at)
   await server.down()
   await mia.down()
   await until('nobody is in reach', async () => (await laptop.cli('status')).nodes_online === 1)
@@ -203,7 +303,7 @@ try {
   await pictures('over', { ...at, routes: { 'sign-in': '#/home' }, sizes: SIZES })
   const again = await way(laptop)
   await pictures('offline', { ...again, routes: few, sizes: BOTH, ready: async () => (await laptop.down(), laptop.up()), before: async (page) => (await page.locator('main h1').first().waitFor(), await until('kept', () => page.evaluate(async () => (await (await caches.open('sigil-page')).keys()).length >= 4)), await laptop.down()), wait: 300, quiet: false })
-  for (const state of ['there', 'empty', 'loading', 'slow', 'error', 'dialog', 'member', 'isolated', 'over', 'offline']) await sheet(state)
+  for (const state of ['there', 'empty', 'loading', 'slow', 'error', 'dialog', 'member', 'isolated', 'over', 'offline', 'kit', 'many']) await sheet(state)
   if (wanted.test('there')) await readme()
   for (const wrong of wrongs) say(wrong)
 } finally {

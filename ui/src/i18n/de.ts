@@ -136,7 +136,6 @@ export const de: Record<keyof typeof en, string> = {
   'decisions_one': '{count} Sache wartet auf dich',
   'decisions_other': '{count} Sachen warten auf dich',
   device: 'Gerät',
-  'device.all.calls': 'Alle Aufrufe von {node}',
   'device.no.tools': 'Es bietet keine Werkzeuge an.',
   'device.no.waiting': 'Nichts wartet auf es.',
   'devices.filter': 'Name, is:away, tier:owner, tool:files*, -is:here',

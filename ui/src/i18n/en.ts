@@ -134,7 +134,6 @@ export const en = {
   'decisions_one': '{count} thing waits for you',
   'decisions_other': '{count} things wait for you',
   device: 'Device',
-  'device.all.calls': 'All calls of {node}',
   'device.no.tools': 'It offers no tools.',
   'device.no.waiting': 'Nothing waits for it.',
   'devices.filter': 'name, is:away, tier:owner, tool:files*, -is:here',

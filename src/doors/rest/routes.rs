@@ -85,6 +85,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(models::list))
         .routes(routes!(models::remove))
         .routes(routes!(models::verify))
+        .routes(routes!(models::pull))
         .routes(routes!(calls::create, calls::list))
         .routes(routes!(calls::show))
         .routes(routes!(calls::result))

@@ -10,6 +10,7 @@ pub mod http_client;
 pub mod json;
 pub mod memory;
 pub mod mesh;
+pub mod model_fetch;
 pub mod node;
 pub mod node_service;
 pub mod ownership;

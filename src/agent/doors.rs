@@ -45,6 +45,7 @@ pub(super) async fn open(
     let (socket, tokens) = (home.socket()?, Arc::new(doors::Tokens::default()));
     let sessions = doors::Sessions::open(home.path()).map_err(at("keeping sessions of the page in", home.path()))?;
     let sessions = Arc::new(sessions);
+    let pulls = doors::Pulls::new(home.path(), tasks.clone());
     let serve = async |port: u16| {
         let context = doors::Context {
             mesh: mesh.clone(),
@@ -55,6 +56,7 @@ pub(super) async fn open(
             home_id: home.id(),
             backup: backup.clone(),
             memory: memory.clone(),
+            pulls: pulls.clone(),
             settings: settings.clone(),
             roster: roster.clone(),
             sandbox: sandbox.clone(),

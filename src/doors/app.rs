@@ -12,6 +12,7 @@ use crate::doors::listen::Bound;
 use crate::doors::log_ring::LogRing;
 #[cfg(feature = "mcp")]
 use crate::doors::mcp;
+use crate::doors::ops::pulls::Pulls;
 use crate::doors::questions::Questions;
 use crate::doors::sessions::Sessions;
 use crate::doors::settings::Settings;
@@ -48,6 +49,8 @@ pub struct Context {
     pub backup: Source,
     /// Memory of workspaces.
     pub memory: MemoryHandle,
+    /// Models that are being fetched for it.
+    pub pulls: Pulls,
     /// The settings that run.
     pub settings: Settings,
     /// The providers of tools in force.

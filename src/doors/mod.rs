@@ -28,6 +28,7 @@ pub use app::Context;
 pub use identity::Identity;
 pub use listen::{Bound, ListenError};
 pub use log_ring::LogRing;
+pub use ops::pulls::Pulls;
 pub use serve::serve;
 pub use sessions::Sessions;
 pub use settings::Settings;

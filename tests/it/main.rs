@@ -42,6 +42,8 @@ mod mcp_door;
 #[cfg(feature = "fault-points")]
 mod meaning;
 mod memory;
+#[cfg(feature = "fault-points")]
+mod model_pull;
 mod nearby;
 mod netns;
 mod offline_queue;

@@ -16,7 +16,6 @@ mod mcp_import;
 mod mcp_proxy;
 mod memory;
 mod mesh;
-mod model_fetch;
 mod models;
 mod page;
 mod pending;

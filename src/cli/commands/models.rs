@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::console::confirm;
-use super::model_fetch::Wanted;
 use crate::cli::args::ModelCommand;
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Ui, fields};
 use crate::memory::{ModelFiles, Presence, models_of};
+use crate::model_fetch::{FetchError, Wanted, pull};
 use crate::ownership;
 
 /// Between two lines of progress.
@@ -117,16 +117,9 @@ impl Models {
             )
             .hint(format!("`sigil model pull {} --yes`", entry.name)));
         }
-        for file in entry.files() {
-            let wanted = self.wanted(entry, &file)?;
-            if weights::hash_of(&wanted.path).is_ok_and(|sha| sha == wanted.sha) {
-                continue;
-            }
-            let url = from
-                .map_or_else(|| file.url.to_owned(), |base| format!("{}/{}", base.trim_end_matches('/'), file.name));
-            wanted.fetch(&url, self.progress(file.name, file.bytes)).await?;
-            self.ui.progress("");
-        }
+        let mut progress = self.progress();
+        pull(&self.files, entry, from, |file, bytes| progress(file, bytes)).await.map_err(failure)?;
+        self.ui.progress("");
         Ok(self.done(entry, "It is here, and each of its files is the one that was asked for."))
     }
 
@@ -186,12 +179,14 @@ impl Models {
             .hint("this version runs the models of `sigil model list` alone, and each by its very files"));
         };
         self.ui.say(&format!("{} of {}\n{}", file.name, entry.name, fields(&facts(entry))));
-        let wanted = self.wanted(entry, &file)?;
-        let progress = self.progress(file.name, file.bytes);
+        let wanted = Wanted::of(&self.files, entry, &file).map_err(failure)?;
+        let mut shown = self.progress();
+        let progress = |bytes| shown(&file, bytes);
         match url {
-            Some(url) => wanted.fetch(url, progress).await?,
-            None => wanted.copy(from, progress)?,
+            Some(url) => wanted.fetch(url, progress).await,
+            None => wanted.copy(from, progress),
         }
+        .map_err(failure)?;
         self.ui.progress("");
         let lacking: Vec<&str> =
             entry.files().iter().filter(|file| !self.files.path(entry, file).is_file()).map(|file| file.name).collect();
@@ -203,15 +198,10 @@ impl Models {
         Ok(self.done(entry, &told))
     }
 
-    fn wanted(&self, entry: &Entry, file: &File) -> Result<Wanted, Failure> {
-        let sha = file.sha().ok_or_else(|| Failure::new(Exit::Failed, "a hash of the catalogue cannot be read"))?;
-        let (path, part) = (self.files.path(entry, file), self.files.part_path(entry, file));
-        Ok(Wanted { path, part, bytes: file.bytes, sha })
-    }
-
-    fn progress(&self, name: &'static str, all: u64) -> impl FnMut(u64) + use<> {
+    fn progress(&self) -> impl FnMut(&File, u64) + use<> {
         let (ui, mut shown) = (self.ui, None::<Instant>);
-        move |bytes| {
+        move |file, bytes| {
+            let (name, all) = (file.name, file.bytes);
             if shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_EVERY) {
                 shown = Some(Instant::now());
                 ui.progress(&format!("{name}: {} of {} ({} %)", size(bytes), size(all), bytes * 100 / all.max(1)));
@@ -226,6 +216,15 @@ impl Models {
             self.ui.print(told);
         }
         Exit::Ok
+    }
+}
+
+fn failure(error: FetchError) -> Failure {
+    let exit = if error.is_of_the_asker() { Exit::Usage } else { Exit::Failed };
+    let failure = Failure::new(exit, error.to_string());
+    match error.next() {
+        Some(next) => failure.hint(next),
+        None => failure,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod models;
 pub mod policy;
 pub mod providers;
+pub mod pulls;
 pub mod sessions;
 pub mod tokens;
 pub mod tools;

@@ -1,17 +1,19 @@
 //! Models on this device.
 
 use axum::Json;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use memory_models::BUILT_IN;
 use memory_models::catalogue::File;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{JSON, Segment, check_accept};
+use super::extract::{JSON, Segment, body, check_accept};
 use super::shapes::ModelName;
 use crate::doors::app::AppState;
-use crate::doors::ops::models::{self, Listed};
+use crate::doors::ops::models::{self, Listed, Yes};
+use crate::doors::ops::pulls::Pull;
 use crate::memory::Presence;
 use crate::status::OpError;
 
@@ -21,7 +23,7 @@ use crate::status::OpError;
 pub(super) enum ModelPresence {
     /// All its files are here.
     Whole,
-    /// Some are, or what has come of them: `sigil model pull` goes on.
+    /// Some are, or what has come of them: fetching it goes on from there.
     Partial,
     /// Nothing of it is here.
     Absent,
@@ -63,8 +65,59 @@ pub(super) struct ModelShown {
     bytes_here: u64,
     /// True if memory is searched by it, or it writes for memory.
     in_use: bool,
+    /// How fetching it goes; null: it is not fetched now, and the last time went well.
+    pull: Option<ModelPull>,
     /// Its files.
     files: Vec<ModelFile>,
+}
+
+/// How fetching a model goes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelPull {
+    /// State.
+    state: ModelPullState,
+    /// Bytes of all its files that are here, while it comes.
+    bytes: Option<u64>,
+    /// Why it did not come whole.
+    why: Option<String>,
+    /// What can be done about it.
+    next: Option<String>,
+}
+
+/// State of fetching a model.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ModelPullState {
+    /// It comes.
+    Running,
+    /// It did not come whole. What has come stays, unless it was another file.
+    Failed,
+}
+
+impl From<Pull> for ModelPull {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Running { bytes } => {
+                Self { state: ModelPullState::Running, bytes: Some(bytes), why: None, next: None }
+            }
+            Pull::Failed { why, next } => {
+                let next = next.map(str::to_owned);
+                Self { state: ModelPullState::Failed, bytes: None, why: Some(why), next }
+            }
+        }
+    }
+}
+
+/// A yes to what a model comes with: its licence and its size, as the list shows them.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelYes {
+    /// Its licence.
+    #[schema(example = "Apache-2.0", max_length = 64)]
+    licence: String,
+    /// Size of all its files.
+    #[schema(example = 91_334_623)]
+    bytes: u64,
 }
 
 /// All models that are known.
@@ -86,7 +139,7 @@ pub(super) struct ModelVerified {
 }
 
 impl From<Listed> for ModelShown {
-    fn from(Listed { entry, presence, in_use }: Listed) -> Self {
+    fn from(Listed { entry, presence, in_use, pull }: Listed) -> Self {
         let (state, bytes_here) = match presence {
             Presence::Whole => (ModelPresence::Whole, entry.bytes()),
             Presence::Partial { bytes } => (ModelPresence::Partial, bytes),
@@ -109,19 +162,37 @@ impl From<Listed> for ModelShown {
             state,
             bytes_here,
             in_use,
+            pull: pull.map(Into::into),
             files: entry.files().into_iter().map(file).collect(),
         }
     }
 }
 
 /// Lists the models that memory can use, with licence and size, and what of them is on this device. None is fetched without a
-/// person's yes: `sigil model pull` asks for it.
+/// person's yes to both.
 #[utoipa::path(get, path = "/api/v1/models", operation_id = "listModels", tag = "memory",
     responses((status = 200, description = "All that are known", body = ModelsShown)))]
 pub(super) async fn list(State(app): AppState, headers: HeaderMap) -> Result<Json<ModelsShown>, OpError> {
     check_accept(&headers, JSON)?;
-    let items = models::list(&app.context.home).into_iter().map(Into::into).collect();
+    let items = models::list(&app.context.home, &app.context.pulls).into_iter().map(Into::into).collect();
     Ok(Json(ModelsShown { items, built_in: BUILT_IN }))
+}
+
+/// Fetches what is lacking of a model, for whoever says yes to its licence and its size by repeating both. It goes on after this
+/// is answered, and the list tells how far it has come; what broke off is taken up where it did. Each file is used only if its
+/// hash is the one that the list shows.
+#[utoipa::path(post, path = "/api/v1/models/{name}/pull", operation_id = "pullModel", tag = "memory",
+    params(("name" = inline(ModelName), Path, description = "Its name, as the list shows it")),
+    request_body = ModelYes,
+    responses((status = 202, description = "It comes, or is here", body = ModelShown)))]
+pub(super) async fn pull(
+    State(app): AppState,
+    Segment(ModelName(name)): Segment<ModelName>,
+    request: Request<Body>,
+) -> Result<(StatusCode, Json<ModelShown>), OpError> {
+    let ModelYes { licence, bytes } = body(request).await?;
+    let listed = models::begin_pull(&app.context.home, &app.context.pulls, &name, &Yes { licence, bytes })?;
+    Ok((StatusCode::ACCEPTED, Json(listed.into())))
 }
 
 /// Reads every file of a model that is on this device, and compares its hash.
@@ -145,6 +216,6 @@ pub(super) async fn remove(
     State(app): AppState,
     Segment(ModelName(name)): Segment<ModelName>,
 ) -> Result<StatusCode, OpError> {
-    models::remove(&app.context.home, &name).await?;
+    models::remove(&app.context.home, &app.context.pulls, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

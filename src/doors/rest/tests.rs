@@ -39,6 +39,7 @@ use crate::backup::Source;
 use crate::doors::app::{App, Context};
 use crate::doors::listen::{Arrival, Bound};
 use crate::doors::log_ring::LogRing;
+use crate::doors::ops::pulls::Pulls;
 use crate::doors::serve::serve;
 use crate::doors::sessions::Sessions;
 use crate::doors::settings::Settings;
@@ -288,6 +289,7 @@ impl Fake {
             home_id: FileId::of(home.path()).unwrap(),
             backup: no_rows(home.path(), &blobs, &tasks),
             memory: memory(home.path(), &tasks),
+            pulls: Pulls::new(home.path(), tasks.clone()),
             settings: Settings::fixed(Duration::from_hours(2)),
             roster: roster(),
             sandbox: tokio::sync::watch::channel(None).1,
@@ -330,6 +332,7 @@ impl Fake {
             home_id: FileId::of(self.home.path()).unwrap(),
             backup: no_rows(self.home.path(), &self.blobs, &self.tasks),
             memory: memory(self.home.path(), &self.tasks),
+            pulls: Pulls::new(self.home.path(), self.tasks.clone()),
             settings: Settings::fixed(Duration::from_mins(1)),
             roster: roster(),
             sandbox: tokio::sync::watch::channel(None).1,

@@ -163,6 +163,7 @@ export function add(test, at) {
   test('calls of last week are found, however many came since', async () => {
     const context = await at.watched.context({ viewport: { width: 390, height: 844 }, storageState: await at.context.storageState() })
     const page = await context.newPage()
+    await laptop.cli('call', 'server', 'count')
     // What was called just now was called last week, for this page.
     await page.clock.setFixedTime(Date.now() + 8 * 86_400_000)
     await page.goto(`${at.address}#/devices/server`)

@@ -145,6 +145,7 @@ export function add(test, at) {
   })
 
   test('calls in lanes: each device its own, and the list says the same', async () => {
+    await laptop.cli('call', 'server', 'count')
     await at.go('#/calls')
     await at.page.getByRole('button', { name: 'Lanes' }).click()
     assert.match(at.page.url(), /view=lanes/)

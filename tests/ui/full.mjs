@@ -302,7 +302,7 @@ try {
   await laptop.cli('ui', '--sign-out')
   await pictures('over', { ...at, routes: { 'sign-in': '#/home' }, sizes: SIZES })
   const again = await way(laptop)
-  await pictures('offline', { ...again, routes: few, sizes: BOTH, ready: async () => (await laptop.down(), laptop.up()), before: async (page) => (await page.locator('main h1').first().waitFor(), await until('kept', () => page.evaluate(async () => (await (await caches.open('sigil-page')).keys()).length >= 4)), await laptop.down()), wait: 300, quiet: false })
+  await pictures('offline', { ...again, routes: few, sizes: BOTH, ready: async () => (await laptop.down(), laptop.up()), before: async (page) => (await page.locator('main h1').first().waitFor(), await until('kept', () => page.evaluate(async () => (await caches.match('/')) !== undefined)), await laptop.down()), wait: 300, quiet: false })
   for (const state of ['there', 'empty', 'loading', 'slow', 'error', 'dialog', 'member', 'isolated', 'over', 'offline', 'kit', 'many']) await sheet(state)
   if (wanted.test('there')) await readme()
   for (const wrong of wrongs) say(wrong)

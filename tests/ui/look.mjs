@@ -145,6 +145,7 @@ export function add(test, at) {
   })
 
   test('calls in lanes: each device its own, and the list says the same', async () => {
+    await laptop.cli('call', 'server', 'count')
     await at.go('#/calls')
     await at.page.getByRole('button', { name: 'Lanes' }).click()
     assert.match(at.page.url(), /view=lanes/)
@@ -163,6 +164,7 @@ export function add(test, at) {
   test('calls of last week are found, however many came since', async () => {
     const context = await at.watched.context({ viewport: { width: 390, height: 844 }, storageState: await at.context.storageState() })
     const page = await context.newPage()
+    await laptop.cli('call', 'server', 'count')
     // What was called just now was called last week, for this page.
     await page.clock.setFixedTime(Date.now() + 8 * 86_400_000)
     await page.goto(`${at.address}#/devices/server`)

@@ -158,6 +158,32 @@ impl Spot<'_> {
             Err(errno) => Err(self.system(errno)),
         }
     }
+
+    /// Writes a file whose name is `part`, and gives it this one.
+    fn fill(
+        &self,
+        part: &str,
+        mut file: File,
+        bytes: &[u8],
+        before: Option<&FileStat>,
+        replace: bool,
+    ) -> Result<(), FileError> {
+        let io = |error: std::io::Error| self.system(errno_of(&error));
+        let system = |errno| self.system(errno);
+        if let Some(before) = before {
+            // Whoever may read and write it stays the same, but for setuid and the like.
+            fchmod(&file, Mode::from_bits_truncate(before.st_mode & 0o777)).map_err(system)?;
+        }
+        file.write_all(bytes).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        rename(&self.dir, OsStr::new(part), &self.dir, self.name, replace).map_err(system)?;
+        // The name lasts as well; a file system that cannot do that has done what it could. What is opened as a path alone cannot
+        // be synced.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = openat(&self.dir, ".", flags, Mode::empty()).map(File::from).map_err(system)?;
+        let _ = dir.sync_all();
+        Ok(())
+    }
 }
 
 impl FileRoots {
@@ -189,40 +215,11 @@ impl FileRoots {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&spot.dir, part.as_str(), flags, Mode::from_bits_truncate(0o666));
         let file = File::from(file.map_err(|errno| spot.system(errno))?);
-        let written = self.fill(&spot, &part, file, &bytes, before.as_ref(), arguments.replace);
+        let written = spot.fill(&part, file, &bytes, before.as_ref(), arguments.replace);
         if written.is_err() {
             let _ = unlinkat(&spot.dir, part.as_str(), UnlinkatFlags::NoRemoveDir);
         }
         written.map(|()| Changed { path: spot.shown, size: Some(bytes.len() as u64) })
-    }
-
-    fn fill(
-        &self,
-        spot: &Spot<'_>,
-        part: &str,
-        mut file: File,
-        bytes: &[u8],
-        before: Option<&FileStat>,
-        replace: bool,
-    ) -> Result<(), FileError> {
-        let io = |error: std::io::Error| spot.system(errno_of(&error));
-        if let Some(before) = before {
-            // Whoever may read and write it stays the same, but for setuid and the like.
-            fchmod(&file, Mode::from_bits_truncate(before.st_mode & 0o777)).map_err(|errno| spot.system(errno))?;
-        }
-        file.write_all(bytes).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        rename(&spot.dir, OsStr::new(part), &spot.dir, spot.name, replace).map_err(|errno| spot.system(errno))?;
-        // The name lasts as well; a file system that cannot do that has done what it could.
-        let dir = self.open_again(spot)?;
-        let _ = dir.sync_all();
-        Ok(())
-    }
-
-    /// A directory to sync: what is opened as a path alone cannot be.
-    fn open_again(&self, spot: &Spot<'_>) -> Result<File, FileError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        openat(&spot.dir, ".", flags, Mode::empty()).map(File::from).map_err(|errno| spot.system(errno))
     }
 
     /// Gives something another name, which nothing has. Blocks.

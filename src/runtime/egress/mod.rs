@@ -5,6 +5,7 @@ mod ledger;
 mod proxy;
 mod target;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "what a test starts ends with its runtime")]
 mod tests;
 
 use std::collections::BTreeMap;

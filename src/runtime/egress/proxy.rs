@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -419,22 +419,19 @@ impl Talk {
             *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
             return Response::new(Either::Left(Full::default()));
         }
-        match self.forward(request, &asked.target, stream).await {
-            Some(response) => response.map(|body| {
-                use http_body_util::BodyExt as _;
-                // Until the whole of it has gone to the tool, or the tool is gone.
-                let kept = body.map_frame(move |frame| {
-                    let _held = &passage;
-                    frame
-                });
-                Either::Right(kept.boxed_unsync())
-            }),
-            None => {
-                let Target { host, port } = asked.target;
-                passage.refused = Some(Refusal::Unreachable);
-                refusal(&Refused { host: host.to_string(), port, why: Refusal::Unreachable })
-            }
-        }
+        let Some(response) = self.forward(request, &asked.target, stream).await else {
+            let Target { host, port } = asked.target;
+            passage.refused = Some(Refusal::Unreachable);
+            return refusal(&Refused { host: host.to_string(), port, why: Refusal::Unreachable });
+        };
+        response.map(|body| {
+            // Until the whole of it has gone to the tool, or the tool is gone.
+            let kept = body.map_frame(move |frame| {
+                let _held = &passage;
+                frame
+            });
+            Either::Right(kept.boxed_unsync())
+        })
     }
 
     /// Reads, judges and connects.

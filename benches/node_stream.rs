@@ -260,6 +260,7 @@ async fn pairs(homes: &[tempfile::TempDir; 2]) -> (Pair, Pair) {
                     relays: Vec::new(),
                     leaving: false,
                     owner: true,
+                    node: None,
                 },
             )
         })

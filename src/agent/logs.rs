@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -19,6 +19,10 @@ use crate::mesh::store::OpenReport;
 
 /// Parts of the program whose lines the level of the settings is about.
 const OURS: [&str; 2] = ["sigil", "mesh_core"];
+
+/// Beginnings of the names of libraries that call errors what we mend ourselves: those of the tailnet. A list of targets
+/// shows them.
+const LOUD: [&str; 3] = ["ts_", "tailscale", "kameo"];
 
 /// Starts logging as the settings say: to `file`, or without one to stderr.
 pub(super) fn start(config: &Config, file: Option<&Path>) -> Result<LogRing, AgentError> {
@@ -48,21 +52,21 @@ pub(super) fn start(config: &Config, file: Option<&Path>) -> Result<LogRing, Age
 /// often as they like, only warnings are shown beside it. A list of targets is taken as it is.
 fn filter(level: &str) -> Targets {
     match level.parse::<LevelFilter>() {
-        Ok(level) => OURS
-            .into_iter()
-            .fold(Targets::new().with_default(level.min(LevelFilter::WARN)), |all, ours| all.with_target(ours, level)),
+        Ok(level) => {
+            let all = Targets::new()
+                .with_default(level.min(LevelFilter::WARN))
+                .with_targets(LOUD.map(|of| (of, LevelFilter::OFF)));
+            all.with_targets(OURS.map(|of| (of, level)))
+        }
         Err(_) => level.parse().unwrap_or_default(),
     }
 }
 
-/// False for what says more than it should, whatever the settings ask for: the crates of the tailnet write requests with auth keys in
-/// them, and the URL at which a node is logged in.
+/// False for what says more than it should, whatever the settings ask for: these crates of the tailnet write requests with
+/// auth keys in them, and the URL at which a node is logged in.
 fn may_be_told(line: &Metadata<'_>) -> bool {
     let of = line.target().split("::").next().unwrap_or_default();
-    if matches!(of, "ts_control" | "ts_control_noise" | "ts_http_util") {
-        return false;
-    }
-    *line.level() <= Level::ERROR || !(of.starts_with("ts_") || matches!(of, "tailscale" | "kameo"))
+    !matches!(of, "ts_control" | "ts_control_noise" | "ts_http_util" | "ts_runtime")
 }
 
 /// A log file that begins anew when it is full; the full one is kept under its name with `.1` at the end, in the place

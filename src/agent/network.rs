@@ -12,6 +12,7 @@ use super::ports::{self, Ports, Wanted};
 use crate::config::{self, Config, LanDiscovery, QUIC_PORT_DEFAULT, TailnetMode};
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::DeviceKey;
+use crate::mesh::tailnet::embedded::ReadConfig;
 use crate::mesh::tailnet::{AuthKey, Device, LocalApi, Mode, TailscaleAuth, TailscaleConfig};
 use crate::mesh::transport::embedded::{self, EmbeddedConfig};
 use crate::mesh::transport::lan::{self, Discovery, LanConfig, LanEvent, Show};
@@ -106,9 +107,13 @@ fn open_tailnet(
         tailnet::start(tailnet, links, events.clone())?;
     }
     if mode != Mode::Host {
+        #[cfg(feature = "tailnet")]
+        let device: Option<Arc<dyn Device>> = Some(Arc::new(crate::mesh::tailnet::device::Embedded));
+        #[cfg(not(feature = "tailnet"))]
+        let device: Option<Arc<dyn Device>> = None;
         let required_tag = config.tailnet.tag_rule.as_ref().map(|rule| rule.tag.clone());
         let embedded = EmbeddedConfig {
-            device: device(),
+            device,
             read: reader(config, name, secrets),
             auto: mode == Mode::Auto,
             auth: TailscaleAuth { required_tag },
@@ -120,20 +125,8 @@ fn open_tailnet(
     Ok(())
 }
 
-/// Makes nodes of a tailnet, if this program was built with it.
-fn device() -> Option<Arc<dyn Device>> {
-    #[cfg(feature = "tailnet")]
-    return Some(Arc::new(crate::mesh::tailnet::device::Embedded));
-    #[cfg(not(feature = "tailnet"))]
-    None
-}
-
 /// Reads the settings of such a node, and its key, whenever one is made.
-fn reader(
-    config: &Config,
-    name: &NodeId,
-    secrets: &Secrets,
-) -> Arc<dyn Fn() -> Result<TailscaleConfig, String> + Send + Sync> {
+fn reader(config: &Config, name: &NodeId, secrets: &Secrets) -> ReadConfig {
     const KEY: &str = "auth_key";
     let hostname = config.tailnet.hostname.clone().unwrap_or_else(|| config::hostname_of(name.as_str()));
     let (control_url, state_file) = (config.tailnet.control_url.clone(), config.home.join(TAILNET_STATE));

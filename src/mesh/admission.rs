@@ -172,7 +172,7 @@ impl Admission {
 
     /// Begins to join another mesh.
     pub(super) fn join(&mut self, target: JoinTarget, force: bool, door: DoorReply<Joined>, view: &View) {
-        self.own.join(target, force, door, view, &self.nearby, &mut self.effects);
+        self.own.join(target, force, door, view, (&self.nearby, &self.tags), &mut self.effects);
     }
 
     /// Begins to leave the mesh.

@@ -74,7 +74,8 @@ impl Reach {
                 node.directory.as_ref().map(|record| record.services.iter().copied().map(ServiceId).collect());
             let owner = node.tier == Tier::Owner;
             let relays = view.relays.get(&node.peer).cloned().unwrap_or_default();
-            members.insert(node.peer, Member { key: node.key, addresses, services, relays, leaving: false, owner });
+            let (key, of) = (node.key, node.of.clone());
+            members.insert(node.peer, Member { key, addresses, services, relays, leaving: false, owner, node: of });
         }
         for (peer, key) in revoked.into_iter().filter(|(peer, _)| *peer != view.me) {
             members.entry(peer).or_insert(Member::leaving(key));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_core::ids::{NodeId, PeerId, PublicKey};
 use mesh_core::io::Usage;
 
-use crate::mesh::tailnet::{Identity, Tailnet};
+use crate::mesh::tailnet::{Identity, Node, Tailnet};
 use crate::mesh::transport::lan::Discovery;
 use crate::mesh::transport::{Address, LinkInfo, Relayed};
 
@@ -46,6 +46,8 @@ pub struct Nearby {
     pub name: String,
     /// Addresses of its QUIC door.
     pub addresses: Vec<Address>,
+    /// The node of the tailnet that it is on, if it was found there.
+    pub node: Option<Box<Node>>,
     /// Wall time.
     pub seen_ms: u64,
 }

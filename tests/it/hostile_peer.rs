@@ -84,6 +84,7 @@ impl Loose {
             relays: Vec::new(),
             leaving: false,
             owner: true,
+            node: None,
         };
         self.links.set_members(Members::from([(key.peer_id(), member)]));
         let own = |entry: &&SignedEntry| {
@@ -377,6 +378,7 @@ impl<'a> Fellow<'a> {
             relays: Vec::new(),
             leaving: false,
             owner: true,
+            node: None,
         };
         self.home = key.peer_id();
         self.loose.links.set_members(Members::from([(self.home, member)]));

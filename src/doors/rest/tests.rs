@@ -262,6 +262,7 @@ impl Fake {
                 peer: key(6).peer_id(),
                 name: "guest".to_owned(),
                 addresses: vec!["192.168.1.8:7433".parse().unwrap()],
+                node: None,
                 seen_ms: ACCEPTED_MS,
             }],
             discovery: crate::mesh::transport::lan::Discovery::Trouble("no multicast".to_owned()),

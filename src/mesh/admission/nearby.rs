@@ -24,9 +24,9 @@ impl NearbyDevices {
     /// Notes what discovery saw. Returns true if the devices that are seen have changed.
     pub(super) fn note(&mut self, event: LanEvent, now: Now) -> bool {
         match event {
-            LanEvent::Discovered { peer, name, addresses } => {
+            LanEvent::Discovered { peer, name, addresses, node } => {
                 if self.seen.len() < DEVICES_MAX || self.seen.contains_key(&peer) {
-                    self.seen.insert(peer, Nearby { peer, name, addresses, seen_ms: now.wall_ms });
+                    self.seen.insert(peer, Nearby { peer, name, addresses, node, seen_ms: now.wall_ms });
                 }
                 true
             }

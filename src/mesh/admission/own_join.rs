@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::conversation::{self, Ask, Step, Whom};
 use super::effect::{Destination, DoorAnswer, DoorReply, Effect, Errand};
 use super::nearby::NearbyDevices;
+use super::tags::Tags;
 use crate::mesh::error::{JoinError, MeshError};
 use crate::mesh::events::EventKind;
 use crate::mesh::joining::{JoinTarget, Joined};
@@ -80,12 +81,12 @@ impl OwnJoin {
         force: bool,
         door: DoorReply<Joined>,
         view: &View,
-        nearby: &NearbyDevices,
+        around: (&NearbyDevices, &Tags),
         effects: &mut VecDeque<Effect>,
     ) {
         let plan = match &self.state {
             State::Leaving(..) | State::Switching(..) => Err(Err(MeshError::Moved)),
-            State::Idle | State::Asking(..) | State::AwaitingApproval(..) => plan(target, force, view, nearby, effects),
+            State::Idle | State::Asking(..) | State::AwaitingApproval(..) => plan(target, force, view, around, effects),
         };
         let Plan { addresses, whom, mesh, secret } = match plan {
             Ok(plan) => plan,
@@ -236,7 +237,7 @@ fn plan(
     target: JoinTarget,
     force: bool,
     view: &View,
-    nearby: &NearbyDevices,
+    (nearby, tags): (&NearbyDevices, &Tags),
     effects: &mut VecDeque<Effect>,
 ) -> Result<Plan, Result<Joined, MeshError>> {
     if let JoinTarget::Code(code) = &target
@@ -263,7 +264,12 @@ fn plan(
         }
         JoinTarget::Nearby { name, words } => {
             let found = nearby.find(name.as_deref(), view);
-            let found = found.and_then(|one| Ok((conversation::confirm(one.peer, Some(&one.name), words)?, one)));
+            let found = found.and_then(|one| {
+                // Where its tailnet says that it is one of ours, no person has to.
+                let is_vouched = words.is_none() && tags.vouch_for(&one);
+                let peer = if is_vouched { one.peer } else { conversation::confirm(one.peer, Some(&one.name), words)? };
+                Ok((peer, one))
+            });
             let (peer, one) = found.map_err(|error| Err(error.into()))?;
             Ok(Plan { addresses: one.addresses, whom: Whom::Peer(peer), mesh: None, secret: None })
         }

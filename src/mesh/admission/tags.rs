@@ -8,7 +8,8 @@ use mesh_core::io::View;
 use mesh_core::record::{TaggedNode, Tier};
 use mesh_core::tailnet::{Asker, Netmap, NotByTag, TagRule, Untagged};
 
-use crate::mesh::tailnet::Identity;
+use crate::mesh::snapshot::Nearby;
+use crate::mesh::tailnet::{Identity, TailscaleAuth};
 
 /// The rule of this device, and what its tailnet says.
 #[derive(Debug, Default)]
@@ -27,6 +28,20 @@ impl Tags {
     /// Notes what the tailnet says now.
     pub(super) fn note(&mut self, netmap: Netmap) {
         self.netmap = Some(netmap.after(self.netmap.take()));
+    }
+
+    /// True if a device nearby is on a node of our tailnet that has the tag which lets devices in here, by what the tailnet
+    /// says now.
+    pub(super) fn vouch_for(&self, one: &Nearby) -> bool {
+        let (Some(TagRule { tag, .. }), Some(node)) = (&self.rule, &one.node) else { return false };
+        let auth = TailscaleAuth { required_tag: Some(tag.clone()) };
+        let netmap = self.netmap.as_ref().filter(|netmap| netmap.tailnet == node.tailnet && !netmap.tailnet.is_empty());
+        let Some(netmap) = netmap else { return false };
+        match netmap.nodes.get(&node.stable_id) {
+            Some(now) => !now.key_ended && now.tags.contains(tag),
+            // A node in this program is not told of all: then what it said of this one when it came.
+            None => !netmap.whole && auth.check_tag(node, one.seen_ms).is_ok(),
+        }
     }
 
     /// The members whose tag does not count now, if `view` does not say so already.

@@ -402,6 +402,7 @@ fn the_only_device_nearby_needs_no_name_and_two_of_one_name_are_refused() {
         peer: PublicKey([n; 32]).peer_id(),
         name: "guest".to_owned(),
         addresses: vec![Address::from("10.0.0.9:7")],
+        node: None,
     };
     let words = |n: u8| Some(CheckWords::of(&PublicKey([n; 32]).peer_id()));
     let compared = |admission: &mut Admission, name: Option<&str>, words: Option<CheckWords>| {
@@ -432,6 +433,51 @@ fn the_only_device_nearby_needs_no_name_and_two_of_one_name_are_refused() {
     assert!(matches!(told, Some(MeshError::Join(JoinError::Rejected(_)))), "{told:?}");
     let id = PublicKey([4; 32]).peer_id().to_string();
     assert_eq!(compared(&mut admission, Some(&id[..8]), words(4)).0, ["ask"]);
+}
+
+#[test]
+fn nobody_is_asked_whom_to_join_where_the_tailnet_says_it_has_the_tag() {
+    let (mut admission, view) = (Admission::new(name("desk")), view());
+    let node = |tailnet: &str, tags: &[&str]| Node {
+        stable_id: "n3".to_owned(),
+        tailnet: tailnet.to_owned(),
+        tags: tags.iter().map(ToString::to_string).collect(),
+        ..Node::default()
+    };
+    let near = |node: Option<Node>| LanEvent::Discovered {
+        peer: PublicKey([3; 32]).peer_id(),
+        name: "attic".to_owned(),
+        addresses: vec![Address::from("tailnet://100.64.0.9:7435")],
+        node: node.map(Box::new),
+    };
+    let asks = |admission: &mut Admission, node: Option<Node>| {
+        admission.handle_lan(near(node), NOW);
+        effects(admission);
+        let (door, _answer) = oneshot::channel();
+        admission.join(JoinTarget::Nearby { name: None, words: None }, false, door, &view);
+        kinds(admission) == ["ask"]
+    };
+    let netmap = |tags: &[&str], key_ended, whole| {
+        let state = NodeState { tags: tags.iter().map(ToString::to_string).collect(), key_ended };
+        Netmap { tailnet: "t.example".to_owned(), nodes: [("n3".to_owned(), state)].into(), whole, ..Netmap::default() }
+    };
+    let tagged = || Some(node("t.example", &["tag:agent-node"]));
+    admission.handle_tailnet(netmap(&["tag:agent-node"], false, true), &view);
+    assert!(!asks(&mut admission, tagged()), "no tag lets anybody in here");
+    admission.set_tag_rule(Some(TagRule { tag: "tag:agent-node".to_owned(), tier: Tier::Shared }));
+    assert!(asks(&mut admission, tagged()));
+    assert!(!asks(&mut admission, None), "one of the local network");
+    assert!(!asks(&mut admission, Some(node("u.example", &["tag:agent-node"]))), "of another tailnet");
+    // What the tailnet says now counts, and not what it said when the device was found.
+    for (tags, key_ended) in [(&[][..], false), (&["tag:agent-node"][..], true)] {
+        admission.handle_tailnet(netmap(tags, key_ended, true), &view);
+        assert!(!asks(&mut admission, tagged()));
+    }
+    let others = Netmap { nodes: [].into(), ..netmap(&[], false, false) };
+    admission.handle_tailnet(others.clone(), &view);
+    assert!(asks(&mut admission, tagged()) && !asks(&mut admission, Some(node("t.example", &["tag:other"]))));
+    admission.handle_tailnet(Netmap { whole: true, ..others }, &view);
+    assert!(!asks(&mut admission, tagged()), "it is not in the tailnet any more");
 }
 
 #[test]

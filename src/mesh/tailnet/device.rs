@@ -23,8 +23,9 @@ use crate::{faults, platform};
 
 /// Longest wait for an answer of a node.
 const ASK_MAX: Duration = Duration::from_secs(2);
-/// Time in which one must be on its tailnet, unless it waits for a person: a slow control server takes some seconds.
-const START_MAX: Duration = Duration::from_secs(30);
+/// Time in which one must be on its tailnet, unless it waits for a person: a slow control server takes some seconds. One that
+/// begins while the server is away is never told when it is back.
+const START_MAX: Duration = Duration::from_secs(10);
 /// Time for an end in order, so that the control server knows.
 const END_MAX: Duration = Duration::from_secs(1);
 /// Interval of looks at what its tailnet says of it: its tags, and the end of its key.
@@ -53,7 +54,7 @@ impl Device for Embedded {
             // With two makers of TLS in the program, the crate panics unless one is chosen.
             let _ = rustls::crypto::ring::default_provider().install_default();
             runtime.block_on(async {
-                let living = stop.run_until_cancelled(live(config, &told_tx, asked));
+                let living = stop.run_until_cancelled(live(&config, &told_tx, asked));
                 let ended = tokio::select! {
                     biased;
                     () = told_tx.closed() => None,
@@ -70,8 +71,8 @@ impl Device for Embedded {
 }
 
 /// Lives until it is dead, and says of what.
-async fn live(config: TailscaleConfig, told: &mpsc::Sender<Told>, asked: mpsc::Receiver<Ask>) -> String {
-    let settings = match settings(&config) {
+async fn live(config: &TailscaleConfig, told: &mpsc::Sender<Told>, asked: mpsc::Receiver<Ask>) -> String {
+    let settings = match settings(config) {
         Ok(settings) => settings,
         Err(why) => return why,
     };

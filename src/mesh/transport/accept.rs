@@ -66,6 +66,15 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
     if tailnet.is_none() && underlay.kind.is_tailnet() {
         return Code::Protocol.close(&connection);
     }
+    if let Some(Identity { node, .. }) = &tailnet
+        && !shared.may_come_from(peer, node)
+    {
+        shared
+            .underlays
+            .tailnet
+            .note_refused(from, "its device was let in for the tag of another node (tailnet.other_node)");
+        return Code::OtherNode.close(&connection);
+    }
     let ip = canonical(connection.remote_address()).ip();
     let is_member = shared.is_member(peer);
     if let Some(Identity { node, .. }) = tailnet.as_ref().filter(|_| !is_member) {

@@ -147,8 +147,8 @@ pub(super) async fn by_relay(shared: &Arc<LinksState>, peer: PeerId, relay: Peer
     }
 }
 
-/// Returns those of `addresses` that can be dialled here, each once, in their order; those on the tailnet last, and of them those of
-/// slow nodes. `on_tailnet` carries the latter.
+/// Returns those of `addresses` that can be dialled here, each once, in their order; those on the tailnet last, and of them
+/// those of slow nodes. `on_tailnet` carries them.
 fn dialable(addresses: &[Address], on_tailnet: Option<UnderlayKind>) -> Vec<Address> {
     let mut distinct = BTreeSet::new();
     let mut dialable: Vec<Address> = addresses

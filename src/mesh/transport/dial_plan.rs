@@ -359,6 +359,7 @@ mod tests {
             relays: Vec::new(),
             leaving: false,
             owner: true,
+            node: None,
         }
     }
 

@@ -1,5 +1,5 @@
-//! Keeps a node of a tailnet in this program: makes it where it is wanted, opens the underlay over it, makes another when it dies,
-//! and ends it when the tailscaled of this machine does better. What comes of it, links over other underlays never notice.
+//! Keeps a node of a tailnet in this program: makes it where it is wanted, opens the underlay over it, makes another when
+//! it dies, and ends it when the tailscaled of this machine does better. What comes of it, links over other underlays never notice.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,8 +29,7 @@ use crate::mesh::tailnet::{
 };
 use crate::tasks::TaskGroup;
 
-/// Time in which a tailscaled must say at the start that it runs, or the node in this program is made (`links.md` §4 of the
-/// design).
+/// Time in which a tailscaled must say at the start that it runs, or the node in this program is made.
 const HOST_FIRST: Duration = Duration::from_millis(500);
 /// Time for which a tailscaled may be away, as when it is updated, before a node is made in its place.
 const HOST_AWAY_MAX: Duration = Duration::from_secs(10);
@@ -227,6 +226,7 @@ impl Keeper {
                         self.note(self.running(&node)).await;
                         self.tell_table().await;
                         live = Some(Live { node, at, own, visits, visitors: BTreeMap::new(), netmap: None });
+                        ticks.reset_immediately();
                     }
                 },
                 _ = host.changed(), if self.config.auto => {
@@ -278,11 +278,12 @@ impl Keeper {
             let _ = self.events.send(LanEvent::Gone(before)).await;
         }
         let (name, addresses) = (NodeId::slug(&node.name).to_string(), vec![Address::Tailnet(from)]);
-        let _ = self.events.send(LanEvent::Discovered { peer, name, addresses }).await;
+        let node = Some(Box::new(node));
+        let _ = self.events.send(LanEvent::Discovered { peer, name, addresses, node }).await;
     }
 
-    /// Asks for the nodes of members, and tells their tags and keys if they are news. That one is not found says nothing: the node
-    /// is not asked for all that there are.
+    /// Asks for the nodes of members, and tells their tags and keys if they are news. That one is not found says nothing:
+    /// the node is not asked for all that there are.
     async fn look(&self, live: &mut Live, leaves: bool) {
         if leaves || is_running(&self.shared.underlays.tailnet.follow().borrow()) {
             return;

@@ -14,6 +14,7 @@ use super::address::Address;
 use super::links::Links;
 use super::networks::Networks;
 pub use super::networks::Show;
+use crate::mesh::tailnet::Node;
 use crate::tasks::TaskGroup;
 
 #[cfg(feature = "lan")]
@@ -61,6 +62,8 @@ pub enum LanEvent {
         name: String,
         /// Addresses at which its QUIC endpoint is; 1 to 16.
         addresses: Vec<Address>,
+        /// The node of the tailnet that it is on, if it was found there: it proved its identity at the address of that.
+        node: Option<Box<Node>>,
     },
     /// Nothing came from it for minutes.
     Gone(PeerId),

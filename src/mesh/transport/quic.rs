@@ -68,6 +68,8 @@ pub enum Code {
     Overload = 6,
     /// It took too long.
     Timeout = 7,
+    /// You were let in for the tag of another node of this tailnet than the one that you come from.
+    OtherNode = 8,
 }
 
 impl Code {
@@ -108,8 +110,8 @@ pub(super) fn relayed_transport(end: End) -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-/// The same for connections over a node of a tailnet in this program: what is larger than [`SLOW_MTU`] does not fit, and of more than
-/// a few packets at once the node loses most.
+/// The same for connections over a node of a tailnet in this program: what is larger than [`SLOW_MTU`] does not fit, and of
+/// more than a few packets at once the node loses most.
 pub(super) fn slow_transport(end: End) -> Arc<TransportConfig> {
     let mut congestion = CubicConfig::default();
     congestion.initial_window(SLOW_WINDOW);

@@ -28,7 +28,7 @@ use super::underlay::UnderlayKind;
 use super::underlays::Underlays;
 use crate::mesh::blobs::BlobStore;
 use crate::mesh::identity::KnownVerifier;
-use crate::mesh::tailnet::Mode;
+use crate::mesh::tailnet::{Mode, Node};
 use crate::tasks::TaskGroup;
 
 /// See the module.
@@ -78,6 +78,11 @@ impl LinksState {
     /// True if this peer is approved.
     pub(super) fn is_member(&self, peer: PeerId) -> bool {
         self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)
+    }
+
+    /// True unless this peer is a member that was let in for the tag of another node of that tailnet.
+    pub(super) fn may_come_from(&self, peer: PeerId, node: &Node) -> bool {
+        self.members.borrow().get(&peer).is_none_or(|member| member.may_come_from(node))
     }
 
     /// True if this peer is an owner.

@@ -253,7 +253,8 @@ impl Keeper {
             // Who is linked needs no other address.
             if let Some((peer, address)) = found.filter(|(peer, _)| !self.shared.live.contains(*peer)) {
                 let name = NodeId::slug(&node.name).to_string();
-                let _ = self.events.send(LanEvent::Discovered { peer, name, addresses: vec![address] }).await;
+                let (addresses, node) = (vec![address], Some(Box::new(node.clone())));
+                let _ = self.events.send(LanEvent::Discovered { peer, name, addresses, node }).await;
             }
         }
         more

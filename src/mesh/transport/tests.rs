@@ -102,6 +102,7 @@ impl Peer {
                 relays: Vec::new(),
                 leaving: false,
                 owner: true,
+                node: None,
             },
         )
     }
@@ -117,6 +118,7 @@ impl Peer {
                 relays: Vec::new(),
                 leaving: false,
                 owner: true,
+                node: None,
             },
         )
     }

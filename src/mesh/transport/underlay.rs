@@ -1,6 +1,6 @@
 //! Underlays: what carries the packets of links. Each has its own QUIC endpoint, its own addresses and its own budget
-//! of strangers. Direct UDP and relays are always there, the tailnet while this machine, or a node in this program, is on one. What another
-//! takes is listed in `ARCHITECTURE.md`, *Another underlay*.
+//! of strangers. Direct UDP and relays are always there, the tailnet while this machine, or a node in this program, is on one.
+//! What another takes is listed in `ARCHITECTURE.md`, *Another underlay*.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -56,8 +56,8 @@ impl UnderlayKind {
         matches!(self, Self::Tailnet | Self::TailnetEmbedded)
     }
 
-    /// Kind of a connection to there over an underlay of this kind, as both ends see it: where one end of two on a tailnet has its
-    /// node in its program, its port says so.
+    /// Kind of a connection to there over an underlay of this kind, as both ends see it: where one end of two on a tailnet
+    /// has its node in its program, its port says so.
     pub(super) fn towards(self, socket: SocketAddr) -> Self {
         match self {
             Self::Tailnet if socket.port() == EMBEDDED_PORT => Self::TailnetEmbedded,

@@ -167,7 +167,7 @@ impl Near {
         for (peer, shown) in &now {
             if self.told.get(peer) != Some(shown) {
                 let (name, addresses) = shown.clone();
-                events.push(LanEvent::Discovered { peer: *peer, name, addresses });
+                events.push(LanEvent::Discovered { peer: *peer, name, addresses, node: None });
             }
         }
         self.told = now;
@@ -256,7 +256,7 @@ mod tests {
             near.handle_answer(socket, Some(said(1)), now);
         }
         let addresses = vec![at("10.0.0.2:7433").into(), at("[fe80::2%3]:7433").into()];
-        let expected = LanEvent::Discovered { peer: PeerId([1; 32]), name: "n1".to_owned(), addresses };
+        let expected = LanEvent::Discovered { peer: PeerId([1; 32]), name: "n1".to_owned(), addresses, node: None };
         assert_eq!(near.poll_events(), [expected]);
         assert_eq!(near.poll_events(), []);
         // Another process there is asked anew.

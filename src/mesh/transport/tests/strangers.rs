@@ -12,6 +12,7 @@ async fn another_key_at_the_address_is_refused() {
         relays: Vec::new(),
         leaving: false,
         owner: true,
+        node: None,
     };
     a.links.set_members([(expected.id(), member)].into());
     b.links.set_members([a.member()].into());
@@ -59,6 +60,7 @@ async fn a_client_that_does_not_hold_the_key_of_its_certificate_is_refused() {
         relays: Vec::new(),
         leaving: false,
         owner: true,
+        node: None,
     };
     a.links.set_members([(victim.peer_id(), member)].into());
     let endpoint = thief.endpoint();

@@ -156,6 +156,11 @@ pub struct Session {
     theirs: Tombs,
     /// Ours were sent, or are equal.
     sent_ours: bool,
+    /// The other has asked for the buckets in which we differ. It may do so when they were equal for us: between our hello and
+    /// its own something was forgotten.
+    compared: bool,
+    /// The other's digest, which came while its tombstones were on their way: it had found them equal.
+    early: Option<Vec<(ChainId, Extent)>>,
     /// We have sent our digest.
     digested: bool,
     /// All that the other has, from its digest; `None` before it.
@@ -181,6 +186,8 @@ impl Session {
         let session = Self {
             theirs: Tombs::Unknown,
             sent_ours: false,
+            compared: false,
+            early: None,
             digested: false,
             heard: None,
             wanted: VecDeque::new(),
@@ -219,6 +226,9 @@ impl Session {
                 if last {
                     self.theirs = Tombs::Settled;
                     effects.extend(self.digest(holdings));
+                    if let Some(early) = self.early.take() {
+                        effects.extend(self.handle_digest(&early, holdings));
+                    }
                 }
                 effects
             }
@@ -269,9 +279,17 @@ impl Session {
 
     /// The question for what comes next: groups of a chain, then single items.
     fn want(&mut self, holdings: &dyn Holdings) -> Vec<Effect> {
-        if let Some(chain) = self.wanted.front() {
-            self.asked = holdings.heads().get(chain).map_or(0, |head| head.seq);
-            return vec![Effect::Send(Frame::Want(*chain, self.asked))];
+        let there =
+            |chain: &ChainId| self.heard.as_ref().and_then(|heard| heard.get(chain)).map_or(0, |it| it.head.seq);
+        let ours = if self.wanted.is_empty() { BTreeMap::new() } else { holdings.heads() };
+        while let Some(chain) = self.wanted.front().copied() {
+            let own = ours.get(&chain).map_or(0, |head| head.seq);
+            if own < there(&chain) {
+                self.asked = own;
+                return vec![Effect::Send(Frame::Want(chain, own))];
+            }
+            // Another session has brought all of them.
+            self.wanted.pop_front();
         }
         let Some(heard) = &self.heard else { return Vec::new() };
         let patchy = self.patchy.get_or_insert_with(|| {
@@ -355,7 +373,7 @@ impl Session {
     }
 
     fn handle_buckets(&mut self, theirs: &[[u8; 8]], holdings: &dyn Holdings) -> Vec<Effect> {
-        if theirs.len() != BUCKETS || self.sent_ours {
+        if theirs.len() != BUCKETS || std::mem::replace(&mut self.compared, true) {
             return vec![Effect::End("malformed buckets of tombstones")];
         }
         let ours = holdings.tombstones();
@@ -389,8 +407,13 @@ impl Session {
     }
 
     fn handle_digest(&mut self, theirs: &[(ChainId, Extent)], holdings: &dyn Holdings) -> Vec<Effect> {
-        if self.theirs != Tombs::Settled {
-            return vec![Effect::End("a digest came before the tombstones")];
+        match self.theirs {
+            Tombs::Settled => {}
+            Tombs::Coming => {
+                self.early = Some(theirs.to_vec());
+                return Vec::new();
+            }
+            Tombs::Unknown => return vec![Effect::End("a digest came before the tombstones")],
         }
         let ours = holdings.heads();
         let is_asking = !self.wanted.is_empty();
@@ -780,6 +803,26 @@ mod tests {
         sync(&mut holders, 0, 1, usize::MAX);
         assert!(holders.iter().all(|holder| holder.rows.view().messages.is_empty()));
         assert_eq!(holders[1].chains[&chain][0].slots(), [Slot::Missing], "it arrives erased");
+    }
+
+    #[test]
+    fn what_is_forgotten_between_two_hellos_ends_no_session() {
+        let mut holders = [Holder::new(1), Holder::new(2)];
+        let (mut one, first) = Session::start(&holders[0]);
+        let (mut two, second) = Session::start(&holders[1]);
+        let key = message(1, 1).key(&WS);
+        holders[1].say(&Body::Tombstone(key));
+        let chain = *holders[1].chains.keys().next().unwrap();
+        let group = holders[1].chains[&chain][0].clone();
+        // The one has it by another way, before the other's hello of before comes.
+        holders[0].append(group);
+        let buckets = two.handle_frame(first, &holders[1]);
+        let [Effect::Send(buckets @ Frame::Buckets(_))] = &buckets[..] else { panic!("{buckets:?}") };
+        let mut told = one.handle_frame(second, &holders[0]);
+        told.extend(one.handle_frame(buckets.clone(), &holders[0]));
+        assert!(!told.iter().any(|effect| matches!(effect, Effect::End(_))), "{told:?}");
+        let again = one.handle_frame(buckets.clone(), &holders[0]);
+        assert!(matches!(again[..], [Effect::End(_)]), "once in a session");
     }
 
     #[test]

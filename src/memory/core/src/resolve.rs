@@ -19,7 +19,9 @@ use crate::ids::{BatchId, MessageKey, Rev, WorkspaceId};
 use crate::item::{Body, Fact, Head, Line, Rewrite, Summary};
 use crate::limits;
 
-/// Rewrites and heads that are kept of one line or batch; of them the first that stands its check is shown.
+/// Rewrites of one line as it is, and heads that rest on the same lines, that are kept; of them the first that stands its check is
+/// shown. Those of lines that have changed since do not count among them: they would take the places of later ones, at those
+/// who had them before they were erased.
 const CANDIDATES_MAX: usize = 4;
 
 /// A correction without its text.
@@ -92,12 +94,12 @@ impl MessageRow {
 pub struct BatchRow {
     /// Its header, as it was said first.
     pub summary: Option<(Stamp, Summary)>,
-    /// Models' words for its lines, by message, the earliest few.
-    pub rewrites: BTreeMap<MessageKey, BTreeMap<Stamp, Rewrite>>,
+    /// Models' words for its lines, by message as it was, the earliest few.
+    pub rewrites: BTreeMap<(MessageKey, Rev), BTreeMap<Stamp, Rewrite>>,
     /// Its facts, by message and number, as they were said first.
     pub facts: BTreeMap<(MessageKey, u8), (Stamp, Fact)>,
-    /// Models' words in front of it, the earliest few.
-    pub heads: BTreeMap<Stamp, Head>,
+    /// Models' words in front of it, by what they rest on, the earliest few.
+    pub heads: BTreeMap<BTreeSet<(MessageKey, Rev)>, BTreeMap<Stamp, Head>>,
 }
 
 impl BatchRow {
@@ -117,7 +119,9 @@ impl BatchRow {
                 *known = *said;
             }
         }
-        add_earliest(&mut self.heads, &other.heads);
+        for (sources, heads) in &other.heads {
+            add_earliest(self.heads.entry(sources.clone()).or_default(), heads);
+        }
     }
 }
 
@@ -191,7 +195,7 @@ impl Rows {
                 self.add_batch(it.batch, &BatchRow { summary: Some((stamp, it.clone())), ..BatchRow::default() });
             }
             Body::Rewrite(it) => {
-                let rewrites = BTreeMap::from([(it.key, BTreeMap::from([(stamp, it.clone())]))]);
+                let rewrites = BTreeMap::from([((it.key, it.rev), BTreeMap::from([(stamp, it.clone())]))]);
                 self.add_batch(it.batch, &BatchRow { rewrites, ..BatchRow::default() });
             }
             Body::Fact(it) => {
@@ -199,7 +203,8 @@ impl Rows {
                 self.add_batch(it.batch, &BatchRow { facts, ..BatchRow::default() });
             }
             Body::Head(it) => {
-                let heads = BTreeMap::from([(stamp, it.clone())]);
+                let sources = it.sources.iter().copied().collect();
+                let heads = BTreeMap::from([(sources, BTreeMap::from([(stamp, it.clone())]))]);
                 self.add_batch(it.batch, &BatchRow { heads, ..BatchRow::default() });
             }
             // Found in the texts that count, wherever they are; nothing of them merges.
@@ -326,8 +331,8 @@ impl View {
 
     /// Rewrites of a line that may be shown, earliest first; the first that [`crate::verify::supported`] accepts is.
     pub fn rewrites<'a>(&'a self, row: &'a BatchRow, key: &MessageKey) -> impl Iterator<Item = &'a Rewrite> + 'a {
-        row.rewrites
-            .get(key)
+        let now = self.messages.get(key).map(|current| (*key, current.rev));
+        now.and_then(|now| row.rewrites.get(&now))
             .into_iter()
             .flat_map(BTreeMap::values)
             .filter(|it| self.counts(&it.batch, &it.key, &it.rev))
@@ -336,7 +341,9 @@ impl View {
     /// Heads that may be shown, earliest first; the first that [`crate::verify::head_stands`] accepts is. All its sources
     /// must count.
     pub fn heads<'a>(&'a self, row: &'a BatchRow) -> impl Iterator<Item = &'a Head> + 'a {
-        row.heads.values().filter(|head| head.sources.iter().all(|(key, rev)| self.counts(&head.batch, key, rev)))
+        let counts = |head: &Head| head.sources.iter().all(|(key, rev)| self.counts(&head.batch, key, rev));
+        let all = row.heads.values().flatten().filter(|(_, head)| counts(head));
+        all.collect::<BTreeMap<_, _>>().into_values()
     }
 }
 
@@ -535,6 +542,29 @@ mod tests {
         assert!(view.covered.is_empty(), "a batch without messages is not shown");
         rows.insert(stamp(4), &Body::Summary(summary(1, vec![(key(1), correction.rev())])));
         assert_eq!(rows.view().uncovered().count(), 0);
+    }
+
+    #[test]
+    fn heads_that_count_no_more_take_no_place_of_later_ones() {
+        let covers = vec![(key(1), message(1, 1).rev()), (key(2), message(2, 1).rev())];
+        let batch = BatchId::of(&WS, 1, &covers);
+        let head = |n: u64, sources: &[(MessageKey, Rev)]| {
+            let text = format!("head {n}");
+            Body::Head(Head { batch, model: ModelId([0; 16]), text, sources: sources.to_vec() })
+        };
+        let mut all = vec![(1, Body::Message(message(1, 1))), (2, Body::Message(message(2, 1)))];
+        all.push((3, Body::Summary(summary(1, covers.clone()))));
+        all.extend((10..20).map(|n| (n, head(n, &covers))));
+        all.push((30, Body::Tombstone(key(1))));
+        all.push((40, head(40, &covers[1..])));
+        let seen = |rows: &Rows| {
+            let view = rows.view();
+            view.heads(rows.batch(&batch).unwrap()).map(|head| head.text.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&rows(&all)), ["head 40"]);
+        // Who never had what was erased sees the same.
+        all.retain(|(n, _)| !(10..20).contains(n));
+        assert_eq!(seen(&rows(&all)), ["head 40"]);
     }
 
     #[test]

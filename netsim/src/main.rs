@@ -10,6 +10,7 @@ mod event;
 mod explain;
 mod hostile;
 mod keys;
+mod memory;
 mod models;
 #[cfg(feature = "mutants")]
 mod mutants;
@@ -106,6 +107,21 @@ enum Command {
         /// Goes on after a violation and lists all of them.
         #[arg(long)]
         keep_going: bool,
+    },
+    /// The core of memory in a world of its own, many seeds; ends 1 at the first that breaks a promise.
+    Memory {
+        /// Number of seeds.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Seeds at once.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// Leaves each rule out in turn instead; ends 1 when nothing misses one of them.
+        #[arg(long)]
+        mutants: bool,
     },
     /// Small worlds, gone through completely.
     Models {
@@ -210,6 +226,8 @@ fn command(command: Command) -> Result<bool, String> {
             };
             Ok(report::run(from..from.saturating_add(seeds), &case, threads.max(1), keep_going))
         }
+        Command::Memory { seeds, threads, mutants: true, .. } => Ok(memory::mutants(seeds, threads)),
+        Command::Memory { seeds, from, threads, mutants: false } => Ok(memory::run(from, seeds, threads)),
         Command::Models { quick } => Ok(models::print(if quick { Bounds::Quick } else { Bounds::Full })),
         #[cfg(feature = "mutants")]
         Command::Mutants { seeds, only, profile, quick, file } => {

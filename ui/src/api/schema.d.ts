@@ -419,7 +419,7 @@ export interface paths {
         };
         /**
          * Lists the models that memory can use, with licence and size, and what of them is on this device. None is fetched without a
-         *     person's yes: `sigil model pull` asks for it.
+         *     person's yes to both.
          */
         get: operations["listModels"];
         put?: never;
@@ -445,6 +445,27 @@ export interface paths {
          *     when it comes back.
          */
         delete: operations["removeModel"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/models/{name}/pull": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Fetches what is lacking of a model, for whoever says yes to its licence and its size by repeating both. It goes on after this
+         *     is answered, and the list tells how far it has come; what broke off is taken up where it did. Each file is used only if its
+         *     hash is the one that the list shows.
+         */
+        post: operations["pullModel"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -2442,6 +2463,25 @@ export interface components {
          * @enum {string}
          */
         ModelProcess: "asleep" | "loading" | "ready" | "resting";
+        /** @description How fetching a model goes. */
+        ModelPull: {
+            /**
+             * Format: int64
+             * @description Bytes of all its files that are here, while it comes.
+             */
+            bytes?: number | null;
+            /** @description What can be done about it. */
+            next?: string | null;
+            /** @description State. */
+            state: components["schemas"]["ModelPullState"];
+            /** @description Why it did not come whole. */
+            why?: string | null;
+        };
+        /**
+         * @description State of fetching a model.
+         * @enum {string}
+         */
+        ModelPullState: "running" | "failed";
         /** @description A model that memory can use. */
         ModelShown: {
             /** @description Who made it. */
@@ -2471,6 +2511,7 @@ export interface components {
             memory_bytes: number;
             /** @description Its name. */
             name: string;
+            pull?: components["schemas"]["ModelPull"] | null;
             /** @description State on this device. */
             state: components["schemas"]["ModelPresence"];
             /** @description Its use, in a few words. */
@@ -2482,6 +2523,20 @@ export interface components {
             sound: boolean;
             /** @description What is wrong with the first that is not; null: nothing. */
             why?: string | null;
+        };
+        /** @description A yes to what a model comes with: its licence and its size, as the list shows them. */
+        ModelYes: {
+            /**
+             * Format: int64
+             * @description Size of all its files.
+             * @example 91334623
+             */
+            bytes: number;
+            /**
+             * @description Its licence.
+             * @example Apache-2.0
+             */
+            licence: string;
         };
         /** @description All models that are known. */
         ModelsShown: {
@@ -5355,6 +5410,49 @@ export interface operations {
             404: components["responses"]["Problem404"];
             409: components["responses"]["Problem409"];
             414: components["responses"]["Problem414"];
+            421: components["responses"]["Problem421"];
+            422: components["responses"]["Problem422"];
+            429: components["responses"]["Problem429"];
+            431: components["responses"]["Problem431"];
+            500: components["responses"]["Problem500"];
+            503: components["responses"]["Problem503"];
+            507: components["responses"]["Problem507"];
+        };
+    };
+    pullModel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its name, as the list shows it */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ModelYes"];
+            };
+        };
+        responses: {
+            /** @description It comes, or is here */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelShown"];
+                };
+            };
+            400: components["responses"]["Problem400"];
+            401: components["responses"]["Problem401"];
+            403: components["responses"]["Problem403"];
+            404: components["responses"]["Problem404"];
+            408: components["responses"]["Problem408"];
+            409: components["responses"]["Problem409"];
+            413: components["responses"]["Problem413"];
+            414: components["responses"]["Problem414"];
+            415: components["responses"]["Problem415"];
             421: components["responses"]["Problem421"];
             422: components["responses"]["Problem422"];
             429: components["responses"]["Problem429"];

@@ -133,9 +133,13 @@ fn reader(config: &Config, name: &NodeId, secrets: &Secrets) -> ReadConfig {
     let place: BTreeMap<_, _> = config.tailnet.auth_key.iter().map(|place| (KEY.to_owned(), place.clone())).collect();
     let secrets = secrets.clone();
     Arc::new(move || {
-        let mut found = secrets.resolve(&place).map_err(|error| format!("its auth key cannot be read: {error}"))?;
-        let auth_key = found.values.remove(KEY).map(AuthKey::new);
+        let (secrets, place) = (secrets.clone(), place.clone());
         let (hostname, control_url, state_file) = (hostname.clone(), control_url.clone(), state_file.clone());
-        Ok(TailscaleConfig { hostname, auth_key, control_url, state_file })
+        Box::pin(async move {
+            let found = secrets.fetch(&place).await;
+            let mut found = found.map_err(|error| format!("its auth key cannot be read: {error}"))?;
+            let auth_key = found.values.remove(KEY).map(AuthKey::new);
+            Ok(TailscaleConfig { hostname, auth_key, control_url, state_file })
+        })
     })
 }

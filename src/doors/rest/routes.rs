@@ -68,9 +68,9 @@ table! {
     rights::workspace, rights::put_workspace, rights::delete_workspace, memory::append, memory::ask, memory::compact,
     memory::forget, memory::items, memory::show, memory::forget_one, memory::correct, memory::stats,
     embedding::embedding, embedding::writing, vacuum::vacuum, memory::summaries, memory::facts, providers::list,
-    providers::show, models::list, models::pull, models::remove, models::verify, calls::create, calls::list, calls::show, calls::result, parts::part,
-    explain::explain_call, calls::cancel, audit::list, approvals::list, approvals::answer, hours::list,
-    hours::take_back, events::events, logs::logs, doctor::doctor, doctor::reload, backup::backup, metrics::metrics,
+    providers::show, models::list, models::pull, models::remove, models::verify, calls::create, calls::list,
+    calls::show, calls::result, parts::part, explain::explain_call, calls::cancel, audit::list, approvals::list,
+    approvals::answer, hours::list, hours::take_back, events::events, logs::logs, doctor::doctor, doctor::reload, backup::backup, metrics::metrics,
     health::healthz, health::readyz, self::description,
 }
 

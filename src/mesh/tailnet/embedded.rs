@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{self, Node};
@@ -291,7 +292,7 @@ pub enum Ask {
 }
 
 /// Reads the settings of a node anew: a key may have been set since. The error is fit for a person.
-pub type ReadConfig = Arc<dyn Fn() -> Result<TailscaleConfig, String> + Send + Sync>;
+pub type ReadConfig = Arc<dyn Fn() -> BoxFuture<'static, Result<TailscaleConfig, String>> + Send + Sync>;
 
 #[cfg(test)]
 mod tests {

@@ -127,7 +127,7 @@ impl Keeper {
                 self.until_alone(patience).await;
                 patience = HOST_AWAY_MAX;
             }
-            let config = match self.settings() {
+            let config = match self.settings().await {
                 Ok(config) => config,
                 Err(why) => {
                     self.note(EmbeddedCondition::NoWay(why)).await;
@@ -171,10 +171,10 @@ impl Keeper {
     }
 
     /// Settings of the node, if it can be made and joins by itself, where nobody asked for it by name.
-    fn settings(&self) -> Result<(Arc<dyn Device>, TailscaleConfig), String> {
+    async fn settings(&self) -> Result<(Arc<dyn Device>, TailscaleConfig), String> {
         let device = self.config.device.clone();
         let device = device.ok_or("this program was built without it (feature `tailnet`)")?;
-        let config = (self.config.read)()?;
+        let config = (self.config.read)().await?;
         config.validate().map_err(|error| error.to_string())?;
         if self.config.auto && config.auth_key.is_none() && !config.state_file.exists() {
             return Err("there is neither an auth key (`tailnet.auth_key`) nor the state of one that was here before"

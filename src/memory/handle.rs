@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::MemoryError;
 use super::meaning::Meaning;
 use super::workspace::Workspace;
-use super::writing::WritingWatch;
+use super::writing_watch::WritingWatch;
 use crate::mesh::identity::DeviceKey;
 use crate::tasks::TaskGroup;
 

@@ -43,6 +43,7 @@ mod words;
 mod workspace;
 mod writer;
 mod writing;
+mod writing_watch;
 
 use memory_core::ids::WorkspaceId;
 use mesh_core::ids::{Hash, MeshId};
@@ -64,7 +65,8 @@ pub use vectors::{Progress, Unembedded, Vectors};
 pub use words::Kept;
 pub use workspace::{Appended, NewMessage, Outcome, Workspace};
 pub use writer::Writer;
-pub use writing::{Writing, WritingWatch, start as start_writing};
+pub use writing::start as start_writing;
+pub use writing_watch::{Writing, WritingWatch};
 
 /// The id of `home` in a mesh: the same at every device of it, and of no other mesh.
 #[must_use]

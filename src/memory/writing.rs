@@ -21,6 +21,7 @@ use super::meaning::JobState;
 use super::model_process::{ModelError, ModelState};
 use super::words::Kept;
 use super::writer::Writer;
+use super::writing_watch::WritingWatch;
 use crate::platform;
 use crate::tasks::TaskGroup;
 
@@ -36,40 +37,6 @@ const PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_hours(6);
 /// Interval at which is looked if a model has come or gone, and if the device is idle by now.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// State of a model's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writing {
-    /// When a model writes here.
-    pub when: When,
-    /// The model of this device; `None` without one.
-    pub model: Option<&'static str>,
-    /// State of the job.
-    pub job: JobState,
-    /// State of the model's process.
-    pub process: ModelState,
-    /// What it came to since the agent started.
-    pub kept: Kept,
-}
-
-/// The way to see how a model's words are coming along. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct WritingWatch {
-    writer: Writer,
-    when: When,
-    job: watch::Receiver<(JobState, Kept)>,
-}
-
-impl WritingWatch {
-    /// State of a model's words.
-    #[must_use]
-    pub fn writing(&self) -> Writing {
-        let (job, kept) = self.job.borrow().clone();
-        let model = self.writer.files().writer().map(|entry| entry.name);
-        let job = if model.is_none() { JobState::NoModel } else { job };
-        Writing { when: self.when, model, job, process: self.writer.state(), kept }
-    }
-}
 
 /// Starts the job for the memory of the mesh's home. It does nothing until there is a model that writes, and nothing at all
 /// where none is to.

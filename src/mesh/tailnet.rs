@@ -7,12 +7,14 @@
 //! Nothing of it opens a mesh: device keys are proven over a tailnet as over anything else.
 
 pub mod answers;
+mod choice;
 #[cfg(feature = "tailnet")]
 pub mod device;
 pub mod embedded;
 pub mod local_api;
 
-pub use answers::{Condition, Identity, Mode, Node, Status, Tailnet};
+pub use answers::{Condition, Identity, Node, Status};
+pub use choice::{Mode, Tailnet};
 pub use embedded::{AuthKey, Device, EmbeddedCondition, TailscaleAuth, TailscaleConfig};
 pub use local_api::{ApiError, LocalApi};
 

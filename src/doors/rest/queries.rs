@@ -10,8 +10,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 
-use super::routes::DESCRIPTION;
 use crate::status::{ErrorCode, OpError};
+
+/// The whole description, version 3.1 of its format, of the program with all its features.
+pub(super) const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
 
 /// Those of all operations, read once the first request has any.
 static KNOWN: LazyLock<Queries> = LazyLock::new(|| Queries::of(DESCRIPTION));

@@ -82,10 +82,7 @@ pub(crate) fn router(app: Arc<App>, others: Router<Arc<App>>) -> Router {
     guard::guarded(own.layer(middleware::from_fn(queries::check)).merge(others), app)
 }
 
-/// The whole description, version 3.1 of its format, of the program with all its features.
-pub(super) const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
-
-/// What [`DESCRIPTION`] is a copy of.
+/// What [`queries::DESCRIPTION`] is a copy of.
 #[cfg(test)]
 pub(crate) fn document() -> utoipa::openapi::OpenApi {
     openapi::completed(described().into_openapi())
@@ -95,7 +92,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
 #[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenapi", tag = "operation",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)))]
 async fn description() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], DESCRIPTION)
+    ([(CONTENT_TYPE, "application/json")], queries::DESCRIPTION)
 }
 
 #[cfg(test)]
@@ -105,7 +102,7 @@ mod tests {
     /// Each parameter of a query stands in the copy as it is read from there.
     #[test]
     fn parameters_of_queries_are_known() {
-        let known = queries::Queries::of(DESCRIPTION);
+        let known = queries::Queries::of(queries::DESCRIPTION);
         assert!(known.takes("GET", "/api/v1/calls", "state") && !known.takes("GET", "/api/v1/calls", "colour"));
     }
 

@@ -14,7 +14,7 @@ use mesh_core::ids::PeerId;
 use tokio::time::{sleep, timeout};
 
 use super::address::{Address, HostPort, canonical};
-use super::embedded;
+use super::embedded_door;
 use super::link::Answered;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
@@ -207,7 +207,7 @@ async fn look_up(shared: &Arc<LinksState>, name: HostPort) -> Finish {
     // A node in this program has names that the machine does not know.
     if let Some(ip) = shared.underlays.embedded.named(name.host()).await.and_then(|node| node.ip()) {
         let target = |socket| Target { underlay: UnderlayKind::TailnetEmbedded, socket };
-        return Finish::Found(embedded::sockets(ip).map(target).into());
+        return Finish::Found(embedded_door::sockets(ip).map(target).into());
     }
     let looking = async {
         let permit = shared.lookups.clone().acquire_owned().await.map_err(io::Error::other)?;

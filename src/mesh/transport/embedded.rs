@@ -355,8 +355,3 @@ async fn next_visit(live: &mut Option<Live>) -> Option<Visit> {
 fn is_running(host: &Condition) -> bool {
     matches!(host, Condition::Running { .. })
 }
-
-/// Sockets at which a node of the tailnet may have a peer, best first.
-pub(super) fn sockets(ip: IpAddr) -> [SocketAddr; 2] {
-    [(ip, TAILNET_PORT).into(), (ip, EMBEDDED_PORT).into()]
-}

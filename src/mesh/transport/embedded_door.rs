@@ -12,7 +12,7 @@ use super::address::canonical;
 use super::underlay::Underlay;
 use crate::mesh::clock;
 use crate::mesh::tailnet::embedded::Ask;
-use crate::mesh::tailnet::{EmbeddedCondition, Identity, Node};
+use crate::mesh::tailnet::{EMBEDDED_PORT, EmbeddedCondition, Identity, Node, TAILNET_PORT};
 
 /// Longest wait for an answer of the node: somebody waits for it.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
@@ -118,4 +118,9 @@ impl EmbeddedDoor {
     fn lock(&self) -> MutexGuard<'_, Now> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sockets at which a node of the tailnet may have a peer, best first.
+pub(super) fn sockets(ip: IpAddr) -> [SocketAddr; 2] {
+    [(ip, TAILNET_PORT).into(), (ip, EMBEDDED_PORT).into()]
 }

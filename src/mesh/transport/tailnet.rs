@@ -21,7 +21,7 @@ use super::links::Links;
 use super::quic::{self, Code};
 use super::shared::{LinksState, ToTable};
 use super::underlay::{Underlay, UnderlayKind};
-use super::{accept, embedded, join};
+use super::{accept, embedded_door, join};
 use crate::mesh::clock;
 use crate::mesh::identity::DeviceKey;
 use crate::mesh::tailnet::local_api::ApiError;
@@ -240,7 +240,7 @@ impl Keeper {
         due.truncate(ASKED_AT_ONCE);
         let shared = &self.shared;
         let answers = join_all(due.into_iter().map(|(times, node, ip)| async move {
-            let addresses = embedded::sockets(ip).map(Address::Tailnet);
+            let addresses = embedded_door::sockets(ip).map(Address::Tailnet);
             let found = timeout(ANSWER_MAX, join::identify(shared, &addresses)).await;
             (times, node, found.ok().and_then(Result::ok))
         }))

@@ -113,10 +113,10 @@ impl From<Pull> for ModelPull {
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelYes {
     /// Its licence.
-    #[schema(example = "Apache-2.0", max_length = 64)]
+    #[schema(example = "Apache-2.0", pattern = "^[ -~]{1,64}$", min_length = 1, max_length = 64)]
     licence: String,
     /// Size of all its files.
-    #[schema(example = 91_334_623)]
+    #[schema(example = 98_362_432, minimum = 1, maximum = 4_294_967_296_u64)]
     bytes: u64,
 }
 

@@ -2529,7 +2529,7 @@ export interface components {
             /**
              * Format: int64
              * @description Size of all its files.
-             * @example 91334623
+             * @example 98362432
              */
             bytes: number;
             /**

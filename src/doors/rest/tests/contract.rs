@@ -113,6 +113,7 @@ fn filled(path: &str) -> String {
         Some("workspaces") if path.contains("/memory") => {
             path.replace("{workspace}", "home").replace("{message}", &"a".repeat(26))
         }
+        Some("models") => path.replace("{name}", "all-minilm-l6-v2"),
         Some("mcp") => path.replace("{principal}", "agent:owner%2Fclaude"),
         Some("policy") => path.replace("{id}", &"0".repeat(16)),
         Some("calls" | "approvals") => path.replace("{id}", &"0".repeat(26)),

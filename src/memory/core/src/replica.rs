@@ -151,6 +151,10 @@ enum Tombs {
 }
 
 /// See the module.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an event of the conversation, and they come in several orders"
+)]
 #[derive(Debug, Clone)]
 pub struct Session {
     theirs: Tombs,

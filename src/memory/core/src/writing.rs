@@ -261,7 +261,7 @@ fn tidy(said: &str) -> String {
     if sentences.len() > 1 && sentences.last().is_some_and(|last| !ends(last)) {
         sentences.pop();
     }
-    let end = sentences.iter().take(SENTENCES_MAX).last().map_or(0, |span| span.end as usize);
+    let end = sentences.iter().take(SENTENCES_MAX).next_back().map_or(0, |span| span.end as usize);
     line.get(..end).unwrap_or_default().to_owned()
 }
 

@@ -139,9 +139,10 @@ impl Llama {
         let words = Arc::new(file.tensor("token_embd.weight", &[ids, dimension])?);
         let norm = file.plain("output_norm.weight", dimension)?;
         // Where there is none, words are recognised by the same matrix that reads them.
-        let out = match file.has("output.weight") {
-            true => file.matrix("output.weight", &[ids, dimension])?,
-            false => QMatMul::from_arc(words.clone())?,
+        let out = if file.has("output.weight") {
+            file.matrix("output.weight", &[ids, dimension])?
+        } else {
+            QMatMul::from_arc(words.clone())?
         };
         let layers =
             (0..layers).map(|number| Layer::load(&mut file, number, form, wide)).collect::<Result<Vec<_>, _>>()?;

@@ -50,12 +50,14 @@ fn write(kind: &str, from: &mut impl Read, to: &mut impl Write) -> Result<(), Wi
             "lie" => wire::send(to, &Reply::text(id, "Xaver owes 4711 euros.\n1 | Xaver | owes | 4711 euros"))?,
             "nan" => wire::send(to, &Reply::text(id, "NaN"))?,
             "empty" => wire::send(to, &Reply::text(id, ""))?,
-            "facts" => wire::send(to, &Reply::text(id, &Vec::from_iter(good().lines().cycle().take(500)).join("\n")))?,
+            "facts" => {
+                wire::send(to, &Reply::text(id, &good().lines().cycle().take(500).collect::<Vec<_>>().join("\n")))?
+            }
             "numbers" => {
                 let all: String = [0, 99, usize::MAX].into_iter().map(many).collect();
                 wire::send(to, &Reply::text(id, &all))?;
             }
-            "long" => wire::send(to, &bytes(&[b'x'; wire::WRITTEN_BYTES_MAX + 1]))?,
+            "long" => wire::send(to, &bytes(&vec![b'x'; wire::WRITTEN_BYTES_MAX + 1]))?,
             "cut" => wire::send(to, &bytes(b"the caf\xc3"))?,
             "foreign" => wire::send(to, &Reply::text(id + 1, &good()))?,
             "garbage" => {

@@ -188,7 +188,8 @@ pub fn disk_space(path: &Path) -> io::Result<(u64, u64)> {
 #[must_use]
 pub fn is_at_leisure(memory_bytes: u64) -> bool {
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let cores = std::thread::available_parallelism()
+        .map_or(1.0, |cores| f64::from(u32::try_from(cores.get()).unwrap_or(u32::MAX)));
     let supplies = std::fs::read_dir("/sys/class/power_supply").into_iter().flatten().flatten();
     let drains = supplies.map(|supply| supply.path()).any(|supply| {
         let of = |name: &str| std::fs::read_to_string(supply.join(name)).unwrap_or_default();

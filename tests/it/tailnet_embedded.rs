@@ -224,7 +224,7 @@ fn cost_at_rest() {
     std::thread::sleep(Duration::from_secs(30));
     for (home, before) in all.iter().zip(before) {
         let (time, mib) = used(home);
-        let share = (time - before.0).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
+        let share = time.saturating_sub(before.0).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
         println!("{} at rest: {share:.2} % of a core, {mib} MiB", home.name);
     }
     for (from, to) in [(&attic, &bureau), (&bureau, &cellar)] {

@@ -64,12 +64,11 @@ pub(crate) fn run(from: u64, seeds: u64, threads: usize) -> bool {
 pub(crate) fn mutants(seeds: u64, threads: usize) -> bool {
     let mut missed = true;
     for (rule, said) in RULES {
-        match of_seeds(0, seeds, threads, Some(rule)).1 {
-            Some((seed, why)) => println!("without \"{said}\": seed {seed}: {why}"),
-            None => {
-                println!("without \"{said}\": nothing misses it in {seeds} seeds");
-                missed = false;
-            }
+        if let Some((seed, why)) = of_seeds(0, seeds, threads, Some(rule)).1 {
+            println!("without \"{said}\": seed {seed}: {why}");
+        } else {
+            println!("without \"{said}\": nothing misses it in {seeds} seeds");
+            missed = false;
         }
     }
     missed

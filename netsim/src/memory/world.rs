@@ -176,7 +176,7 @@ impl World {
                 if self.seen.frames > FRAMES_MAX {
                     return Err("rest: holders go on sending".to_owned());
                 }
-                self.frame(pair, link, to, *frame)?;
+                self.frame(pair, link, to, &frame)?;
             }
             Event::Meet(a, b) => {
                 self.meet(a, b);
@@ -242,7 +242,7 @@ impl World {
         self.after(delay, Event::Frame { pair, link: id, to, frame: Box::new(frame) });
     }
 
-    fn frame(&mut self, pair: (usize, usize), id: u64, to: usize, frame: Frame) -> Result<(), String> {
+    fn frame(&mut self, pair: (usize, usize), id: u64, to: usize, frame: &Frame) -> Result<(), String> {
         if self.links.get(&pair).is_none_or(|link| link.id != id) {
             return Ok(());
         }
@@ -430,7 +430,7 @@ impl World {
             0 => "Xaver owes 4711 euros.".to_owned(),
             _ => told.lines().filter_map(of).take(2).collect::<Vec<_>>().join(". "),
         };
-        let facts: String = (0..9).map(|n| format!("{n} | the code | is | {n}\n")).collect();
+        let facts: String = (0..9).map(|n| format!("{n} | the code | is | {n}")).collect::<Vec<_>>().join("\n");
         let taken = reading.take(MODEL, Some(&head), Some(&facts));
         if self.peers[who].holder.keep_words(reading, taken, self.now).is_some() {
             self.seen.heads += 1;
@@ -579,7 +579,7 @@ fn message(id: u64, content: u64, now: u64) -> Message {
         session: None,
         speaker: "Ann".to_owned(),
         text: format!("the code of box {id} is {id}0{content}"),
-        time_ms: now as i64,
+        time_ms: now.cast_signed(),
         offset_min: 0,
     }
 }

@@ -118,7 +118,7 @@ impl Models {
             .hint(format!("`sigil model pull {} --yes`", entry.name)));
         }
         let mut progress = self.progress();
-        pull(&self.files, entry, from, |file, bytes| progress(file, bytes)).await.map_err(failure)?;
+        pull(&self.files, entry, from, |file, bytes| progress(file, bytes)).await.map_err(|error| failure(&error))?;
         self.ui.progress("");
         Ok(self.done(entry, "It is here, and each of its files is the one that was asked for."))
     }
@@ -179,14 +179,14 @@ impl Models {
             .hint("this version runs the models of `sigil model list` alone, and each by its very files"));
         };
         self.ui.say(&format!("{} of {}\n{}", file.name, entry.name, fields(&facts(entry))));
-        let wanted = Wanted::of(&self.files, entry, &file).map_err(failure)?;
+        let wanted = Wanted::of(&self.files, entry, &file).map_err(|error| failure(&error))?;
         let mut shown = self.progress();
         let progress = |bytes| shown(&file, bytes);
         match url {
             Some(url) => wanted.fetch(url, progress).await,
             None => wanted.copy(from, progress),
         }
-        .map_err(failure)?;
+        .map_err(|error| failure(&error))?;
         self.ui.progress("");
         let lacking: Vec<&str> =
             entry.files().iter().filter(|file| !self.files.path(entry, file).is_file()).map(|file| file.name).collect();
@@ -219,7 +219,7 @@ impl Models {
     }
 }
 
-fn failure(error: FetchError) -> Failure {
+fn failure(error: &FetchError) -> Failure {
     let exit = if error.is_of_the_asker() { Exit::Usage } else { Exit::Failed };
     let failure = Failure::new(exit, error.to_string());
     match error.next() {

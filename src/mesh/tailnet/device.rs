@@ -32,7 +32,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time without an answer to such a look after which it is dead. A control server that is away for a while is no reason: what
 /// it knows of the tailnet stays true meanwhile.
-const SILENT_MAX: Duration = Duration::from_secs(60);
+const SILENT_MAX: Duration = Duration::from_mins(1);
 /// Packets on their way out. The ring of the stack has room for three, and the sender waits for it.
 const OUT: usize = 16;
 /// Packets that have come and are not read yet.

@@ -469,22 +469,20 @@ mod tests {
             let mut numbers: BTreeMap<MessageKey, BTreeSet<u8>> = BTreeMap::new();
             for body in &taken.bodies {
                 prop_assert!(Item::new(Salt([0; 16]), body).body().is_ok(), "within the limits of its kind");
-                match body {
-                    Body::Fact(fact) => {
+                if let Body::Fact(fact) = body {
                         let message = &world.texts[&fact.key];
                         prop_assert!(fact.object.of(&message.text).is_some());
                         prop_assert!(subject_text(&fact.subject, message).is_some());
                         prop_assert!(numbers.entry(fact.key).or_default().insert(fact.number));
-                    }
-                    Body::Head(head) => {
+                } else if let Body::Head(head) = body {
                         let all: Vec<(&str, &str)> =
                             head.sources.iter().map(|(key, _)| ("Ann", world.texts[key].text.as_str())).collect();
                         prop_assert!(verify::head_stands(&head.text, &all));
                         for word in head.text.split(|c: char| !c.is_alphanumeric()).filter(|it| it.chars().any(char::is_numeric)) {
                             prop_assert!(talk.iter().any(|text| text.contains(word)), "{word}");
                         }
-                    }
-                    other => prop_assert!(false, "{other:?}"),
+                } else {
+                    prop_assert!(false, "{body:?}");
                 }
             }
             prop_assert!(numbers.values().all(|of| of.len() <= FACTS_PER_MESSAGE_MAX));

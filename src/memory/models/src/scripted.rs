@@ -51,7 +51,7 @@ fn write(kind: &str, from: &mut impl Read, to: &mut impl Write) -> Result<(), Wi
             "nan" => wire::send(to, &Reply::text(id, "NaN"))?,
             "empty" => wire::send(to, &Reply::text(id, ""))?,
             "facts" => {
-                wire::send(to, &Reply::text(id, &good().lines().cycle().take(500).collect::<Vec<_>>().join("\n")))?
+                wire::send(to, &Reply::text(id, &good().lines().cycle().take(500).collect::<Vec<_>>().join("\n")))?;
             }
             "numbers" => {
                 let all: String = [0, 99, usize::MAX].into_iter().map(many).collect();

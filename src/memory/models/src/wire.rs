@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(said(7, "hä".as_bytes()).words(&request).unwrap(), "hä");
         assert_eq!(said(7, b"").words(&request).unwrap(), "");
         assert!(matches!(said(7, b"cut \xc3").words(&request), Err(WireError::Words)));
-        assert!(matches!(said(7, &[b'x'; WRITTEN_BYTES_MAX + 1]).words(&request), Err(WireError::Words)));
+        assert!(matches!(said(7, &vec![b'x'; WRITTEN_BYTES_MAX + 1]).words(&request), Err(WireError::Words)));
         assert!(matches!(said(6, b"x").words(&request), Err(WireError::Foreign { got: 6, want: 7 })));
         let vectors = Reply::of(7, &[unit(3)]);
         assert!(matches!(vectors.words(&request), Err(WireError::Garbage)));

@@ -245,17 +245,16 @@ impl Provider for Commands {
     fn take(&self, job: Job) -> Box<dyn Run> {
         let (place, shared) = (self.runs.enter(), self.shared.clone());
         let at_hand = shared.values().and_then(|values| shared.starter.secrets.at_hand(values));
-        let begins = match at_hand {
-            Some(resolved) => match shared.launch(&job, resolved) {
+        let begins = if let Some(resolved) = at_hand {
+            match shared.launch(&job, resolved) {
                 Ok((launch, redactor)) => Begins::Now(launch, redactor),
                 Err(why) => return Box::new(Unstarted(why.to_string())),
-            },
-            // A disk is asked first, and those that come later stand behind.
-            None => {
-                let (done, next) = oneshot::channel();
-                let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
-                Begins::Later { shared, before, done }
             }
+        } else {
+            // A disk is asked first, and those that come later stand behind.
+            let (done, next) = oneshot::channel();
+            let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(next);
+            Begins::Later { shared, before, done }
         };
         Box::new(CommandRun { begins, job, place })
     }

@@ -28,7 +28,7 @@ pub fn spec(plugin: &Plugin, folder: Option<&Path>, by: WrittenBy) -> Option<Ser
     let transport = match &plugin.execution.runs {
         Runs::Process(program, process) => {
             let sandbox = confine::sandbox(&plugin.execution, program, process, folder).ok()?;
-            Transport::Pipes(pipes(program, folder, process.cwd.clone(), sandbox)?)
+            Transport::Pipes(Box::new(pipes(program, folder, process.cwd.clone(), sandbox)?))
         }
         Runs::Remote(remote) => Transport::Http(HttpSpec { url: remote.url.clone(), headers: remote.headers.clone() }),
         Runs::Container(..) => Transport::Container(Box::new(ContainerConfig::from_manifest(plugin).ok()?)),

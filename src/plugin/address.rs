@@ -40,7 +40,7 @@ fn place_v4(address: Ipv4Addr) -> Place {
 }
 
 fn place_v6(address: Ipv6Addr) -> Place {
-    let [a, b, c, d, _, _, e, f] = address.segments();
+    let [first, second, third, fourth, fifth, sixth, high, low] = address.segments();
     let within = |high: u16, low: u16| {
         let ([one, two], [three, four]) = (high.to_be_bytes(), low.to_be_bytes());
         // What is wrapped is let through only where it leads out.
@@ -50,21 +50,21 @@ fn place_v6(address: Ipv6Addr) -> Place {
             Place::Closed(what) => Place::Closed(what),
         }
     };
-    match (a, b, c, d) {
+    match (first, second, third, fourth) {
         _ if address.is_unspecified() => Place::Closed("this network"),
         _ if address.is_loopback() => Place::Closed("loopback"),
         // Mapped (::ffff:0:0/96), and the older forms of the same.
         (0, ..) => match address.to_ipv4() {
-            Some(_) => within(e, f),
+            Some(_) => within(high, low),
             None => Place::Closed("reserved"),
         },
         // NAT64 (RFC 6052), and its local form (RFC 8215), whose meaning is not known here.
-        (0x64, 0xff9b, 0, 0) => within(e, f),
+        (0x64, 0xff9b, 0, 0) if (fifth, sixth) == (0, 0) => within(high, low),
         (0x64, 0xff9b, ..) => Place::Closed("a private address in another form"),
         // 6to4 (RFC 3056).
         (0x2002, high, low, _) => within(high, low),
         // Protocol assignments (RFC 2928), Teredo among them; documentation.
-        (0x2001, 0..=0x1ff, ..) | (0x2001, 0xdb8, ..) | (0x3fff, 0..=0xfff, ..) => Place::Closed("reserved"),
+        (0x2001, 0..=0x1ff | 0xdb8, ..) | (0x3fff, 0..=0xfff, ..) => Place::Closed("reserved"),
         (0xfc00..=0xfdff, ..) => Place::House,
         (0xfe80..=0xfebf, ..) => Place::Closed("link-local"),
         (0xff00..=0xffff, ..) => Place::Closed("multicast"),
@@ -122,6 +122,7 @@ mod tests {
             "64:ff9b::7f00:1",
             "64:ff9b::a00:1",
             "64:ff9b:1::1",
+            "64:ff9b::1:0:808:808",
             "2002:7f00:1::",
             "2002:a00:1::1",
             "2001::1",

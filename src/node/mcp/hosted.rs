@@ -298,7 +298,7 @@ impl Keeper {
         let did_not = |why: &dyn fmt::Display| format!("did not start: {why}");
         let (server, stdin, stdout, errors) = match &self.spec.transport {
             Transport::Pipes(pipes) => {
-                let PipesSpec { command, args, cwd, sandbox, egress, env: _ } = pipes.clone();
+                let PipesSpec { command, args, cwd, sandbox, egress, env: _ } = (**pipes).clone();
                 let spec = Spec { command, args, env, cwd, keep_running: false };
                 let behalf = Behalf { provider: self.spec.name.clone(), ..Behalf::default() };
                 let way_out = (sandbox.network == Network::Restricted)

@@ -53,7 +53,7 @@ pub struct ServerSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transport {
     /// A process, by its standard streams.
-    Pipes(PipesSpec),
+    Pipes(Box<PipesSpec>),
     /// A process in a container of its own, likewise.
     Container(Box<ContainerConfig>),
     /// Streamable HTTP.
@@ -196,7 +196,7 @@ mod tests {
             sandbox: Sandbox::BARE,
             egress: Vec::new(),
         };
-        let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(pipes)));
+        let shown = format!("{:?}", ServerSpec::new("photo", Transport::Pipes(Box::new(pipes))));
         assert!(!shown.contains("hunter2") && shown.contains("photo-key"), "{shown}");
     }
 

@@ -70,12 +70,11 @@ impl Ledger {
         let window = self.0.entry(provider).or_insert_with(|| Window { until: now + WINDOW, kinds: BTreeMap::new() });
         let told = window.fitted(told);
         let kind = told.kind();
-        match window.kinds.get_mut(&kind) {
-            Some(held) => held.add(&told),
-            None => {
-                window.kinds.insert(kind, Told { sent: 0, received: 0, count: 0, ..told.clone() });
-                out.push(told);
-            }
+        if let Some(held) = window.kinds.get_mut(&kind) {
+            held.add(&told);
+        } else {
+            window.kinds.insert(kind, Told { sent: 0, received: 0, count: 0, ..told.clone() });
+            out.push(told);
         }
     }
 

@@ -25,9 +25,8 @@ pub fn environment(rules: &[Egress]) -> BTreeMap<String, String> {
     // What listens in its own network is its own, unless it may reach that of the device by such an address.
     let is_loopback = |rule: &Egress| match rule.host {
         EgressHost::Net(IpAddr::V4(net), _) => net.is_loopback(),
-        EgressHost::Net(IpAddr::V6(_), _) => false,
         EgressHost::Name(ref name) => name == "localhost",
-        EgressHost::Below(_) => false,
+        EgressHost::Net(IpAddr::V6(_), _) | EgressHost::Below(_) => false,
     };
     let direct = if rules.iter().any(is_loopback) { "" } else { "localhost,127.0.0.1" };
     let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"].map(|name| (name, proxy.as_str()));

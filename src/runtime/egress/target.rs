@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use hyper::header::{HOST, HeaderMap};
+use hyper::http::uri::Authority;
 use hyper::{Method, Uri, Version};
 
 use crate::plugin::{Egress, EgressHost, Place, place, plain_host_name};
@@ -139,21 +140,18 @@ impl Target {
         if text.contains('@') {
             return Err(Refusal::UserInfo);
         }
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, rest) = rest.split_once(']').ok_or(Refusal::HostForm)?;
-                let address: std::net::Ipv6Addr = address.parse().map_err(|_| Refusal::HostForm)?;
-                let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(Refusal::HostForm)?) };
-                (Host::Address(address.into()), port)
-            }
-            None => {
-                let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
-                let host = match host.parse::<std::net::Ipv4Addr>() {
-                    Ok(address) => Host::Address(address.into()),
-                    Err(_) => Host::Name(plain_host_name(host).ok_or(Refusal::HostForm)?),
-                };
-                (host, port)
-            }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (address, rest) = rest.split_once(']').ok_or(Refusal::HostForm)?;
+            let address: std::net::Ipv6Addr = address.parse().map_err(|_| Refusal::HostForm)?;
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(Refusal::HostForm)?) };
+            (Host::Address(address.into()), port)
+        } else {
+            let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+            let host = match host.parse::<std::net::Ipv4Addr>() {
+                Ok(address) => Host::Address(address.into()),
+                Err(_) => Host::Name(plain_host_name(host).ok_or(Refusal::HostForm)?),
+            };
+            (host, port)
         };
         let is_number = |port: &&str| !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = match port {
@@ -172,7 +170,7 @@ pub(super) fn asked(method: &Method, uri: &Uri, version: Version, headers: &Head
     if !matches!(version, Version::HTTP_10 | Version::HTTP_11) {
         return Err(Refusal::Malformed);
     }
-    let authority = uri.authority().map(|authority| authority.as_str()).ok_or(Refusal::NoTarget)?;
+    let authority = uri.authority().map(Authority::as_str).ok_or(Refusal::NoTarget)?;
     let tunnel = method == Method::CONNECT;
     let target = match (tunnel, uri.scheme_str()) {
         (true, None) => Target::read(authority, None)?,
@@ -495,7 +493,7 @@ mod tests {
                     Host::Address(IpAddr::V4(address)) => address.octets()[0] == 10 && target.port == 53,
                     Host::Address(IpAddr::V6(_)) => false,
                 };
-                let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+                let authority = uri.authority().map(Authority::as_str).unwrap_or_default();
                 assert!(meant && !authority.contains(['@', '%']), "{text} by {}", permit.rule);
             }
         });

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use hyper::header::{HOST, HeaderMap};
+use hyper::http::uri::Authority;
 use hyper::{Method, Uri, Version};
 
 use crate::plugin::{Egress, EgressHost, Place, place, plain_host_name};

@@ -40,7 +40,7 @@ fn place_v4(address: Ipv4Addr) -> Place {
 }
 
 fn place_v6(address: Ipv6Addr) -> Place {
-    let [first, second, third, fourth, _, _, high, low] = address.segments();
+    let [first, second, third, fourth, fifth, sixth, high, low] = address.segments();
     let within = |high: u16, low: u16| {
         let ([one, two], [three, four]) = (high.to_be_bytes(), low.to_be_bytes());
         // What is wrapped is let through only where it leads out.
@@ -59,7 +59,7 @@ fn place_v6(address: Ipv6Addr) -> Place {
             None => Place::Closed("reserved"),
         },
         // NAT64 (RFC 6052), and its local form (RFC 8215), whose meaning is not known here.
-        (0x64, 0xff9b, 0, 0) => within(high, low),
+        (0x64, 0xff9b, 0, 0) if (fifth, sixth) == (0, 0) => within(high, low),
         (0x64, 0xff9b, ..) => Place::Closed("a private address in another form"),
         // 6to4 (RFC 3056).
         (0x2002, high, low, _) => within(high, low),

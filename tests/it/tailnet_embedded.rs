@@ -46,7 +46,7 @@ fn assert_key_hidden(home: &Home) {
     }
     let processes = Command::new("ps").args(["-eww", "-o", "args"]).output().expect("ps runs");
     let processes = String::from_utf8_lossy(&processes.stdout);
-    let ours: Vec<&str> = processes.lines().filter(|line| line.contains("sigil")).collect();
+    let ours: Vec<&str> = processes.lines().filter(|line| line.contains(env!("CARGO_BIN_EXE_sigil"))).collect();
     assert!(!ours.is_empty());
     seen("`ps`", &ours.join("\n"));
 }

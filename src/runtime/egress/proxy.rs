@@ -439,7 +439,7 @@ impl Talk {
     async fn reached(&self, request: &Request<Incoming>) -> Result<(Asked, Passage, Metered), Refused> {
         let network = &self.network;
         let asked = asked(request.method(), request.uri(), request.version(), request.headers()).map_err(|why| {
-            let authority = request.uri().authority().map(hyper::http::uri::Authority::as_str).unwrap_or_default();
+            let authority = request.uri().authority().map(Authority::as_str).unwrap_or_default();
             // A password may stand before it.
             let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
             Refused { host: told(host), port: 0, why }

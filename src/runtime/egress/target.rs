@@ -170,7 +170,7 @@ pub(super) fn asked(method: &Method, uri: &Uri, version: Version, headers: &Head
     if !matches!(version, Version::HTTP_10 | Version::HTTP_11) {
         return Err(Refusal::Malformed);
     }
-    let authority = uri.authority().map(hyper::http::uri::Authority::as_str).ok_or(Refusal::NoTarget)?;
+    let authority = uri.authority().map(Authority::as_str).ok_or(Refusal::NoTarget)?;
     let tunnel = method == Method::CONNECT;
     let target = match (tunnel, uri.scheme_str()) {
         (true, None) => Target::read(authority, None)?,
@@ -493,7 +493,7 @@ mod tests {
                     Host::Address(IpAddr::V4(address)) => address.octets()[0] == 10 && target.port == 53,
                     Host::Address(IpAddr::V6(_)) => false,
                 };
-                let authority = uri.authority().map(hyper::http::uri::Authority::as_str).unwrap_or_default();
+                let authority = uri.authority().map(Authority::as_str).unwrap_or_default();
                 assert!(meant && !authority.contains(['@', '%']), "{text} by {}", permit.rule);
             }
         });

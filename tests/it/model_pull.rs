@@ -133,7 +133,7 @@ fn nothing_is_fetched_without_a_yes_to_licence_and_size() {
     for yes in
         [json!({ "licence": "MIT", "bytes": MODELS[0].bytes() }), json!({ "licence": MODELS[0].licence, "bytes": 1 })]
     {
-        let refused = home.post(&path, &yes).expect(422);
+        let refused = home.post(&path, &yes).expect(409);
         assert!(text(&refused, "detail").contains("Apache-2.0"), "{refused}");
     }
     assert!(home.post(&path, &json!({})).status >= 400);

@@ -54,7 +54,7 @@ pub fn begin_pull(home: &Path, pulls: &Pulls, name: &str, yes: &Yes) -> Result<L
     let entry = named(name)?;
     if yes.licence != entry.licence || yes.bytes != entry.bytes() {
         let shown = format!("{} of {} bytes under {} is what `{name}` is", entry.what, entry.bytes(), entry.licence);
-        return Err(OpError::new(ErrorCode::Invalid, format!("nothing was fetched: {shown}"))
+        return Err(OpError::new(ErrorCode::Conflict, format!("nothing was fetched: {shown}"))
             .hint("say yes to that: repeat its licence and its size in bytes, as GET /api/v1/models shows them"));
     }
     if ModelFiles::new(models_of(home)).presence(entry) != Presence::Whole {

@@ -359,7 +359,7 @@ fn seed_c5_a_runtime_starts_and_stops_containers_for_real() {
     assert_eq!(dockerd.ours().len(), 1, "one was stopped, and one did not start");
     runtime.block_on(tasks.shutdown(Duration::from_secs(3)));
     drop(order);
-    assert_eq!(dockerd.ours(), [], "nothing is left");
+    wait_until("no container is left", SLOWLY, || dockerd.ours().is_empty());
     assert!(dockerd.neighbour_runs());
 }
 
@@ -457,7 +457,7 @@ fn tools_in_containers_run_side_by_side_within_their_bounds_and_nothing_outlives
     assert_eq!(fs::read_to_string(dir.join("slow")).unwrap(), "x\n");
 
     home.stop();
-    assert_eq!(dockerd.ours(), [], "a clean stop leaves nothing");
+    wait_until("no container is left", SLOWLY, || dockerd.ours().is_empty());
     assert!(dockerd.neighbour_runs());
     let _ = fs::remove_dir_all(dir);
 }
@@ -490,7 +490,7 @@ fn an_agent_that_is_killed_with_five_containers_leaves_none_of_them() {
     assert!(began() == 5 && !dir.join("ended").exists(), "each ran once, and none to its end");
     assert!(dockerd.neighbour_runs());
     home.stop();
-    assert_eq!(dockerd.ours(), []);
+    wait_until("no container is left", SLOWLY, || dockerd.ours().is_empty());
     let _ = fs::remove_dir_all(dir);
 }
 
@@ -541,7 +541,7 @@ fn an_engine_that_ends_and_comes_back_is_told_of_and_taken_up_again() {
     assert_eq!(fs::read_to_string(dir.join("hello")).unwrap().lines().count(), 2);
     assert!(!dir.join("ended").exists());
     home.stop();
-    assert_eq!(dockerd.ours(), []);
+    wait_until("no container is left", SLOWLY, || dockerd.ours().is_empty());
     let _ = fs::remove_dir_all(dir);
 }
 
@@ -608,7 +608,7 @@ fn an_mcp_server_runs_in_a_container() {
     assert_eq!(dockerd.ours().len(), 1);
     assert!(home.log().contains("exit code 3") && home.log().contains("out of paper"), "{}", home.log());
     home.stop();
-    assert_eq!(dockerd.ours(), []);
+    wait_until("no container is left", SLOWLY, || dockerd.ours().is_empty());
     assert!(dockerd.neighbour_runs());
 }
 

@@ -55,9 +55,11 @@ func main() {
 		RequireAuthKey:  *authKey,
 	}
 	tags := &tagger{control: control, tags: strings.FieldsFunc(*authTags, func(r rune) bool { return r == ',' })}
+	slow := &calm{last: map[key.NodePublic]string{}}
 	control.HoldMapRequest = func(r *tailcfg.MapRequest) func() {
 		tags.give()
-		return calm(r)
+		slow.hold(r)
+		return nil
 	}
 	door := listen(*address, *port)
 	go func() { log.Fatal(http.Serve(door, control)) }()
@@ -151,11 +153,29 @@ func (t *tagger) give() {
 
 // calm slows nodes that ask again although nothing has changed: this server answers each request with an update, to
 // which some clients react with the next request.
-func calm(r *tailcfg.MapRequest) func() {
-	if !r.Stream {
+type calm struct {
+	mu   sync.Mutex
+	last map[key.NodePublic]string
+}
+
+func (c *calm) hold(r *tailcfg.MapRequest) {
+	if r.Stream {
+		return
+	}
+	said := fmt.Sprint(r.Endpoints, r.DiscoKey)
+	if r.Hostinfo != nil && r.Hostinfo.NetInfo != nil {
+		said += fmt.Sprint(r.Hostinfo.NetInfo.PreferredDERP)
+	}
+	c.mu.Lock()
+	again := c.last[r.NodeKey] == said
+	c.last[r.NodeKey] = said
+	c.mu.Unlock()
+	if again {
+		// Not longer: a handshake may wait behind it.
+		time.Sleep(time.Second)
+	} else {
 		time.Sleep(100 * time.Millisecond)
 	}
-	return nil
 }
 
 // gate is a listener all of whose connections can be broken.

@@ -4,6 +4,7 @@
 //! The crate may leave any question unanswered for ever, and its network stack may panic: each wait has a limit, and a stack that
 //! answers with an error is dead. Who made the node makes another then, with the same keys.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -33,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time without an answer to such a look after which it is dead. A control server that is away for a while is no reason: what
 /// it knows of the tailnet stays true meanwhile.
 const SILENT_MAX: Duration = Duration::from_mins(1);
+/// Time for which all that is sent may stay unanswered, once anything has come: a node that has lost its relay goes on as if nothing
+/// were wrong.
+const UNANSWERED_MAX: Duration = Duration::from_secs(15);
 /// Packets on their way out. The ring of the stack has room for three, and the sender waits for it.
 const OUT: usize = 16;
 /// Packets that have come and are not read yet.
@@ -106,11 +110,32 @@ async fn on_tailnet(device: &tailscale::Device, told: &mpsc::Sender<Told>, asked
     if told.send(open).await.is_err() {
         return "nobody wants it any more".to_owned();
     }
+    let echo = Cell::new(Echo::default());
     tokio::select! {
-        why = send_all(&socket, sent) => why,
-        why = receive_all(&socket, come) => why,
+        why = send_all(&socket, sent, &echo) => why,
+        why = receive_all(&socket, come, &echo) => why,
         why = answer_all(device, asked) => why,
-        why = look_at_it(device, node, at, told) => why,
+        why = look_at_it(device, node, at, told, &echo) => why,
+    }
+}
+
+/// Whether anything comes back.
+#[derive(Debug, Clone, Copy, Default)]
+struct Echo {
+    /// Something has come since the node began.
+    came: bool,
+    /// The first packet that was sent since something came last.
+    unanswered: Option<Instant>,
+}
+
+impl Echo {
+    fn sent(self) -> Self {
+        Self { unanswered: Some(self.unanswered.unwrap_or_else(Instant::now)), ..self }
+    }
+
+    /// True if it has come to hear nothing.
+    fn is_lost(self) -> bool {
+        self.came && self.unanswered.is_some_and(|since| since.elapsed() > UNANSWERED_MAX)
     }
 }
 
@@ -143,8 +168,13 @@ async fn joined(device: &tailscale::Device, told: &mpsc::Sender<Told>) -> Result
     }
 }
 
-async fn send_all(socket: &UdpSocket, mut packets: mpsc::Receiver<(SocketAddr, bytes::Bytes)>) -> String {
+async fn send_all(
+    socket: &UdpSocket,
+    mut packets: mpsc::Receiver<(SocketAddr, bytes::Bytes)>,
+    echo: &Cell<Echo>,
+) -> String {
     while let Some((to, packet)) = packets.recv().await {
+        echo.set(echo.get().sent());
         match timeout(ASK_MAX, socket.send_to(to, &packet)).await {
             Ok(Ok(())) => {}
             Ok(Err(
@@ -159,11 +189,18 @@ async fn send_all(socket: &UdpSocket, mut packets: mpsc::Receiver<(SocketAddr, b
     "nobody wants it any more".to_owned()
 }
 
-async fn receive_all(socket: &UdpSocket, packets: mpsc::Sender<(SocketAddr, bytes::Bytes)>) -> String {
+async fn receive_all(
+    socket: &UdpSocket,
+    packets: mpsc::Sender<(SocketAddr, bytes::Bytes)>,
+    echo: &Cell<Echo>,
+) -> String {
     loop {
         match socket.recv_from_bytes().await {
             // One that finds no room is dropped: that is what it is to a socket.
-            Ok(packet) => drop(packets.try_send(packet)),
+            Ok(packet) => {
+                echo.set(Echo { came: true, unanswered: None });
+                drop(packets.try_send(packet));
+            }
             Err(error) => return format!("its network stack died: {error}"),
         }
     }
@@ -189,13 +226,22 @@ async fn answer(
 }
 
 /// Tells what its tailnet says of it anew; dead is one that is at another address, or says nothing for long.
-async fn look_at_it(device: &tailscale::Device, mut node: Node, at: SocketAddr, told: &mpsc::Sender<Told>) -> String {
+async fn look_at_it(
+    device: &tailscale::Device,
+    mut node: Node,
+    at: SocketAddr,
+    told: &mpsc::Sender<Told>,
+    echo: &Cell<Echo>,
+) -> String {
     let mut heard = Instant::now();
     let mut mute = false;
     loop {
         sleep(LOOK_EVERY).await;
         if faults::tailnet_dies() {
             kill_stack(device, at).await;
+        }
+        if echo.get().is_lost() {
+            return "nothing comes back by it any more".to_owned();
         }
         // What knows the others needs no control server. Without it nobody can be let in.
         match timeout(ASK_MAX, device.peer_by_tailnet_ip(at.ip())).await {

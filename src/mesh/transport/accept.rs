@@ -67,12 +67,8 @@ async fn greet(shared: &Arc<LinksState>, underlay: &Underlay, connection: quinn:
         return Code::Protocol.close(&connection);
     }
     if let Some(Identity { node, .. }) = &tailnet
-        && !shared.may_come_from(peer, node)
+        && !shared.may_come_from(peer, node, from)
     {
-        shared
-            .underlays
-            .tailnet
-            .note_refused(from, "its device was let in for the tag of another node (tailnet.other_node)");
         return Code::OtherNode.close(&connection);
     }
     let ip = canonical(connection.remote_address()).ip();

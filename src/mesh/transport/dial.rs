@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::address::{Address, HostPort, canonical};
 use super::embedded_door;
 use super::link::Answered;
+use super::quic::Code;
 use super::shared::LinksState;
 use super::tls::{SERVER_NAME, peer_key};
 use super::underlay::UnderlayKind;
@@ -64,6 +65,23 @@ enum Racer {
 struct Target {
     underlay: UnderlayKind,
     socket: SocketAddr,
+}
+
+impl LinksState {
+    /// True unless this member was let in for the tag of another node of the tailnet than the one that is there.
+    async fn is_at_its_node(&self, peer: PeerId, Target { underlay, socket }: Target) -> bool {
+        let is_bound = self.members.borrow().get(&peer).is_some_and(|member| member.node.is_some());
+        if !is_bound {
+            return true;
+        }
+        let found = match underlay {
+            UnderlayKind::Tailnet => self.underlays.tailnet.who_is(socket).await,
+            UnderlayKind::TailnetEmbedded => self.underlays.embedded.who_is(socket).await,
+            UnderlayKind::Udp | UnderlayKind::Relay => return true,
+        };
+        // As who comes in: one of which the tailnet says nothing may be anybody.
+        found.is_some_and(|identity| self.may_come_from(peer, &identity.node, socket))
+    }
 }
 
 /// The end of one racer.
@@ -272,6 +290,11 @@ async fn connect_as(
     match timeout(HANDSHAKE_MAX, connecting).await {
         Ok(Ok(connection)) => match peer_key(&connection) {
             Some(key) if key.peer_id() != shared.me => {
+                // Whom we dial is bound to its node as who comes in. Who is merely asked its name is told apart by that name.
+                if expected.is_some() && !shared.is_at_its_node(key.peer_id(), target).await {
+                    Code::OtherNode.close(&connection);
+                    return Finish::Failed(None);
+                }
                 Finish::Answered(Box::new(Answered { connection, key, address, underlay }))
             }
             _ => Finish::Failed(None),

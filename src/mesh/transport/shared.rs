@@ -80,9 +80,15 @@ impl LinksState {
         self.members.borrow().get(&peer).is_some_and(|member| !member.leaving)
     }
 
-    /// True unless this peer is a member that was let in for the tag of another node of that tailnet.
-    pub(super) fn may_come_from(&self, peer: PeerId, node: &Node) -> bool {
-        self.members.borrow().get(&peer).is_none_or(|member| member.may_come_from(node))
+    /// True unless this peer is a member that was let in for the tag of another node of that tailnet. One that was is told in the
+    /// log.
+    pub(super) fn may_come_from(&self, peer: PeerId, node: &Node, at: SocketAddr) -> bool {
+        let may = self.members.borrow().get(&peer).is_none_or(|member| member.may_come_from(node));
+        if !may {
+            let why = "its device was let in for the tag of another node (tailnet.other_node)";
+            self.underlays.tailnet.note_refused(at, why);
+        }
+        may
     }
 
     /// True if this peer is an owner.

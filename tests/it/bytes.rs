@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::harness::{Home, now, skip, text, wait_until};
+use crate::harness::{Home, SOON, now, skip, text, wait_until};
 
 /// A tool that answers its arguments.
 const CAT: &str = "[tools.cat]\ncommand = \"cat\"\n";
@@ -328,7 +328,7 @@ fn b08_a_dead_disk_holds_neither_start_nor_stop() {
     home = home.with_config(&config);
     let began = now();
     home.start();
-    assert!(began.elapsed() < Duration::from_secs(3), "the start does not wait: {:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "the start does not wait: {:?}", began.elapsed());
     let read = |path: &std::path::Path| {
         let path = format!("path={}", String::from_utf8_lossy(path.as_os_str().as_bytes()));
         run(&home, &["call", "attic", "files.read", "--arg", &path, "--timeout", "1s"], b"")
@@ -339,13 +339,13 @@ fn b08_a_dead_disk_holds_neither_start_nor_stop() {
     assert!(read(&alive.join("note")).status.success(), "the other root goes on");
     let roots = String::from_utf8(stdout(&home, &["call", "attic", "files.list"], b"")).expect("text");
     assert!(roots.contains("\"unreachable\"") && roots.contains("\"directory\""), "{roots}");
-    wait_until("the dead disk is told", Duration::from_secs(5), || {
+    wait_until("the dead disk is told", SOON, || {
         let log = home.log();
         log.contains("files.roots:") && log.contains("tools.far.command:") && log.contains("does not answer")
     });
     let began = now();
     home.stop();
-    assert!(began.elapsed() < Duration::from_secs(4), "nor does the stop: {:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "nor does the stop: {:?}", began.elapsed());
     drop(disk.stdin.take());
     disk.wait().expect("it ended");
 }

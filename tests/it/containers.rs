@@ -31,7 +31,7 @@ use sigil::runtime::spool::{OutputLimits, Spool};
 use sigil::tasks::TaskGroup;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Home, PATIENCE, done, items, now, skip, text, wait_for, wait_until};
+use crate::harness::{Home, PATIENCE, SOON, done, items, now, skip, text, wait_for, wait_until};
 use crate::sandbox::NoBlobs;
 
 const IMAGE: &str = "test/box:1";
@@ -414,7 +414,7 @@ fn tools_in_containers_run_side_by_side_within_their_bounds_and_nothing_outlives
     home.post(&format!("calls/{slow}/cancel"), &json!({}));
     let began = now();
     assert_eq!(text(&home.wait_ended(&slow, PATIENCE), "state"), "cancelled");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 
     let failed = call(&home, "box.fail");
     assert_eq!(
@@ -481,8 +481,8 @@ fn an_agent_that_is_killed_with_five_containers_leaves_none_of_them() {
     let old: Vec<_> = dockerd.ours().into_iter().map(|one| one.id).collect();
     let again = now();
     home.start();
-    wait_until("they are gone", Duration::from_secs(5), || !dockerd.ours().iter().any(|one| old.contains(&one.id)));
-    assert!(again.elapsed() < Duration::from_secs(5), "{:?}", again.elapsed());
+    wait_until("they are gone", SOON, || !dockerd.ours().iter().any(|one| old.contains(&one.id)));
+    assert!(again.elapsed() < SOON, "{:?}", again.elapsed());
     eprintln!("five containers were gone {:?} after the start", again.elapsed());
     for id in calls {
         assert_eq!(text(&home.wait_ended(&id, PATIENCE), "state"), "interrupted");

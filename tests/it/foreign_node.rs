@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Home, Mesh, PATIENCE, done, free_port, median, now, skip, text, wait_until};
+use crate::harness::{Home, Mesh, PATIENCE, SOON, done, free_port, median, now, skip, text, wait_until};
 
 /// What a node of Python may take to come up on a busy machine.
 const SLOWLY: Duration = Duration::from_secs(20);
@@ -258,7 +258,7 @@ fn what_a_foreign_node_must_not_do_gets_a_typed_refusal_and_the_rest_goes_on() {
             times.push(began.elapsed());
         }
         eprintln!("device.info beside {how}: {:?}", median(&times));
-        assert!(median(&times) < Duration::from_millis(500), "{times:?}");
+        assert!(median(&times) < SOON, "{times:?}");
         drop(flood);
         wait_until("it is away", PATIENCE, || state(&nas) == "unhealthy");
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Home, Mesh, PATIENCE, distribution, median, now, setting, text, wait_for};
+use crate::harness::{Home, Mesh, PATIENCE, SOON, distribution, median, now, setting, text, wait_for};
 
 /// Calls per second at the survivor's door; the dying gateway takes a quarter of that on top.
 const RATE: u32 = 40;
@@ -99,7 +99,7 @@ fn a3_the_gateway_is_killed_under_load_and_no_call_is_lost_or_done_twice() {
         assert!(worst <= Duration::from_millis(2_500), "worst of {takeovers:?}");
     } else {
         // A few rounds on a busy machine say little about a distribution; they do say that it works.
-        assert!(worst <= Duration::from_secs(5), "{takeovers:?}");
+        assert!(worst <= SOON, "{takeovers:?}");
     }
 }
 
@@ -117,7 +117,8 @@ fn a3_a_clean_stop_hands_the_role_on_at_once() {
     }
     println!("{}", distribution("takeover after a clean stop", &takeovers));
     // 200 ms are promised; the rest is for looking, over a new connection each time, on a busy machine.
-    assert!(median(&takeovers) <= Duration::from_millis(500), "{takeovers:?}");
+    let within = if rounds >= 20 { Duration::from_millis(500) } else { SOON };
+    assert!(median(&takeovers) <= within, "{takeovers:?}");
 }
 
 #[test]

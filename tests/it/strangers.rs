@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bad_input::{client, identity};
-use crate::harness::{Home, PATIENCE, items, now, resident_bytes, skip, text, wait_until};
+use crate::harness::{Home, PATIENCE, SOON, items, now, resident_bytes, skip, text, wait_until};
 use crate::hostile_peer::{Loose, runtime};
 use crate::netns::Network;
 
@@ -157,14 +157,12 @@ fn s11_s12_s32_strangers_keep_the_house_from_nobody() {
 
     let bureau = Home::new("bureau").with_only_config("").in_namespace(&network.namespace(2)).started();
     let bureau_id = bureau.peer_id();
-    wait_until("a real device is seen among those that are made up", Duration::from_secs(5), || {
-        sees(&attic, &bureau_id)
-    });
+    wait_until("a real device is seen among those that are made up", SOON, || sees(&attic, &bureau_id));
     let began = now();
     let joined = bureau.join(&attic.invite());
     assert!((200..300).contains(&joined.status), "{}", joined.text());
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     assert!(told.any(|line| line.contains("done")), "the attacker has done all that it can");
     let (memory_after, log_after) = (resident_bytes(attic.pid()), attic.log().len());
     println!(

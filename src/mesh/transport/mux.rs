@@ -99,7 +99,10 @@ pub(super) struct Mux {
     /// What this relay does to the frames that it passes on, in tests.
     #[cfg(test)]
     pub(super) malice: Mutex<Malice>,
-    /// The packet that is passed on after the next one; or all that were passed on.
+    /// Of each pair and way the packet that is passed on after the next one.
+    #[cfg(test)]
+    late: Mutex<std::collections::HashMap<Option<Token>, Vec<u8>>>,
+    /// All that was passed on, of a relay that listens.
     #[cfg(test)]
     pub(super) held: Mutex<Vec<u8>>,
 }
@@ -144,6 +147,8 @@ impl Mux {
             counters: Counters::default(),
             #[cfg(test)]
             malice: Mutex::default(),
+            #[cfg(test)]
+            late: Mutex::default(),
             #[cfg(test)]
             held: Mutex::default(),
         })
@@ -296,14 +301,16 @@ impl Mux {
                 return true;
             }
             Malice::Reorders => {
-                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
                 for frame in run.chunks(stride) {
-                    let before = std::mem::replace(&mut *held, frame.to_vec());
-                    // What is held may be of another pair: its token says whose it is, and it is not passed on to this one.
-                    if token_of(&before) == token_of(frame) {
-                        self.put(to, frame, None);
-                        self.put(to, &before, None);
-                        held.clear();
+                    match late.remove(&token_of(frame)) {
+                        Some(before) => {
+                            self.put(to, frame, None);
+                            self.put(to, &before, None);
+                        }
+                        None => {
+                            late.insert(token_of(frame), frame.to_vec());
+                        }
                     }
                 }
                 return true;

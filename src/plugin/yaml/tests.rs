@@ -252,7 +252,7 @@ fn a_few_lines_that_stand_for_many_are_refused_soon() {
     assert!(error(&bomb).starts_with("plugin.yaml"));
     assert!(error(&"[".repeat(100_000)).starts_with("plugin.yaml"));
     assert!(error(&format!("name: {}", "x".repeat(MANIFEST_BYTES_MAX))).contains("1 MiB"));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -206,7 +206,7 @@ async fn a_run_over_its_time_is_ended_even_when_it_ignores_the_request() {
     let outcome = bench.sh_within(script, bounds, b"").await;
     assert_eq!(outcome.end, RunEnd::Limit("timed out after 300ms".to_owned()));
     assert_eq!(inline(&outcome), b"early\n");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(10));
     gone(&bench.file("pid").await).await;
 }
 
@@ -227,7 +227,7 @@ async fn cancel_ends_grandchildren_too() {
             let began = Instant::now();
             bench.cancel.cancel();
             let outcome = running.await.unwrap();
-            assert!(began.elapsed() < Duration::from_secs(2));
+            assert!(began.elapsed() < Duration::from_secs(10));
             gone(&pid).await;
             outcome
         })

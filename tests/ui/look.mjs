@@ -47,6 +47,29 @@ export function add(test, at) {
     assert.deepEqual(all.filter(([, text]) => PHYSICAL.test(text)).map(([name, text]) => `${name}: ${PHYSICAL.exec(text)[0].trim()}`), [])
   })
 
+  test('no word of the API lacks a text in any language', () => {
+    const said = (name) => new Set([...readFileSync(join(SOURCE, 'i18n', `${name}.ts`), 'utf8').matchAll(/^  '([\w.]+)': '(?:[^'\\]|\\.)+',$/gm)].map(([, key]) => key))
+    const rust = (file, type) => {
+      const [, body] = new RegExp(`impl ${type} \\{[^]*?fn as_str[^]*?match self \\{([^]*?)\\n        \\}`).exec(readFileSync(join(SOURCE, '../../src', file), 'utf8'))
+      return [...body.matchAll(/=> "(\w+)"/g)].map(([, word]) => word)
+    }
+    const { components } = JSON.parse(readFileSync(join(SOURCE, '../../docs/openapi.json'), 'utf8'))
+    const of = (schema, member) => (member ? components.schemas[schema].properties[member] : components.schemas[schema]).enum
+    const words = {
+      'what.': ['call', ...rust('mesh/core/src/audit_record.rs', 'Happened')],
+      'layer.': rust('mesh/core/src/policy/decision.rs', 'Layer'),
+      'problem.': of('Problem', 'code'),
+      'verdict.': of('VerdictName'),
+      'node.state.': of('NodeState'),
+    }
+    for (const [kind, least] of [['what.', 9], ['layer.', 9], ['problem.', 60]]) assert.ok(words[kind].length >= least, kind)
+    for (const language of ['en', 'de']) {
+      const known = said(language)
+      const missing = Object.entries(words).flatMap(([kind, all]) => all.map((word) => kind + word).filter((key) => !known.has(key)))
+      assert.deepEqual(missing, [], language)
+    }
+  })
+
   test('mirrored, magnified to 200 % and in longer words: nothing is cut, nothing wider than the window', async () => {
     const [done] = (await laptop.cli('calls', '--limit', '1')).items
     const routes = ['#/home', '#/devices', '#/devices/server', '#/devices/laptop?tab=links', '#/run', '#/run/server/forms.all', '#/calls?view=lanes&span=24h', `#/calls/${done.id}`, '#/approvals', '#/people', '#/people?tab=spaces', '#/people?tab=table&by=device', '#/memory', '#/welcome', '#/activity', '#/activity?tab=logs', '#/doctor', '#/settings', '#/more']

@@ -178,7 +178,7 @@ export function add(test, at) {
     assert.equal((await fresh.cli('status')).nodes, 1)
     await click('Join')
     // Whoever sits at a device of others is not who was signed in: what was shown is veiled, and what to do next is not.
-    await page.getByText('has joined another mesh, as kitchen').waitFor({ timeout: 20_000 })
+    await page.getByText('has joined the other mesh, and is called kitchen there').waitFor({ timeout: 20_000 })
     await page.getByRole('button', { name: 'Copy: sigil ui' }).waitFor()
     assert.equal(await page.getByRole('heading', { name: 'Welcome' }).isVisible(), false)
     await until('it is a member', async () => (await laptop.cli('nodes')).items.some((one) => one.node_id === 'kitchen' && one.tier === 'shared'))

@@ -12,10 +12,11 @@ const described = Object.keys(JSON.parse(readFileSync(join(import.meta.dirname, 
 const PATHS = described.map((path) => new RegExp(`^${path.replace(/[.*+?^$()|[\]\\]/g, '\\$&').replace(/\{[^}]+\}/g, '[^/]+')}$`))
 const FILES = /^\/$|^\/assets\/[\w.-]+$|^\/icon\.svg$|^\/manifest\.webmanifest$|^\/sw\.js$/
 
-export async function launch() {
+/** `more`: further switches of the browser. */
+export async function launch(more = []) {
   return chromium.launch({
     executablePath: process.env.SIGIL_TEST_CHROMIUM ?? '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update'],
+    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--disable-background-networking', '--disable-component-update', ...more],
   })
 }
 

@@ -6,6 +6,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { findings, launch, overflow, Watched } from './browser.mjs'
+import { add as addEndings } from './endings.mjs'
 import { Fleet, listener, until } from './fleet.mjs'
 import { add as addLook } from './look.mjs'
 import { add } from './screens.mjs'
@@ -497,6 +498,7 @@ const shared = {
 }
 add(test, shared)
 addLook(test, shared)
+addEndings(test, shared)
 
 test('a call that asks: the exact call, a yes that runs it, a no that does not', async () => {
   await laptop.cli('person', 'add', 'mia', '--name', 'Mia', '--device', 'guest')

@@ -35,6 +35,9 @@ export function callWord(state: string, node: string): string {
   return state
 }
 
+/** What was said of its end beyond the bare word of its state. */
+export const beyond = (call: { state: string; reason?: string | null }): string => (call.reason && call.reason !== call.state ? call.reason : '')
+
 export function nodeBadge(node: Pick<Schemas['Node'], 'state' | 'self'>): Badge {
   if (node.state === 'pending') return { tone: 'wait', icon: 'hand', word: t('node.state.pending') }
   if (node.state === 'online') return { tone: 'ok', icon: 'check', word: t('node.state.online') }

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::harness::{Mesh, PATIENCE, SOON, now, observe, setting, text, wait_until};
 
-/// Detection takes keep-alive and idle timeout, 2.4 s, and a little for the news to travel.
+/// Detection takes keep-alive and idle timeout, 2.4 s, and a little for the news to travel; the rest is for a busy machine. Below
+/// the 8 s for which the device sleeps.
 const SEEN_WITHIN: Duration = Duration::from_secs(6);
 
 #[test]

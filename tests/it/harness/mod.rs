@@ -20,6 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// What waits for nothing is there within this: far below the time of what it would have to wait for, far above what a machine
 /// takes that is busy with everything else. How fast it is, `sigil-bench` says and no test.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
+
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

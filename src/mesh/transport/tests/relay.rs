@@ -5,8 +5,8 @@ use mesh_core::relay::Via;
 use super::super::mux::Malice;
 use super::*;
 
-/// A word that comes later than this is lost for whoever waits for it. Far above what a change of relays takes (a second, see
-/// the scenario of links): here the processor is shared with all other tests.
+/// A word that comes later than this is lost for whoever waits for it. A change of relays is to take less than a second; here the
+/// processor is shared with all other tests, and no figure is taken.
 const TOO_LATE: Duration = Duration::from_secs(8);
 
 /// A family of peers that all know each other. `apart` do not know where the other is, but that the rest may relay.
